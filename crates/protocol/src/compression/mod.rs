@@ -1,0 +1,221 @@
+//! The codecs of record batches, in pure Rust, both ways.
+//!
+//! | codec | written | read | levels |
+//! |---|---|---|---|
+//! | gzip | one member | any members | 1 to 9, default 6 |
+//! | snappy | xerial blocks of 32 KiB, as Java | xerial, or one raw block | none |
+//! | lz4 | frame, independent blocks of 64 KiB, no checksums | any frame | 1 to 17, all alike |
+//! | zstd | one frame | any frames | -131072 to 22, default 3 |
+//!
+//! Decompression never allocates more than the limit it is given and a constant: a bomb is an error. A panic inside
+//! a codec is an error too.
+
+mod gzip;
+mod lz4;
+mod snappy;
+mod zstd;
+
+use crate::error::{ProtocolError, Result};
+use std::fmt;
+use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::str::FromStr;
+
+/// The limit for the decompressed size of a batch where none is given, in bytes: 128 MiB.
+pub const DEFAULT_MAX_DECOMPRESSED: usize = 128 * 1024 * 1024;
+
+/// How records are compressed (Kafka's `compression.type`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Compression {
+    /// Not at all. Kafka's default for producers.
+    #[default]
+    None,
+    /// gzip (RFC 1952).
+    Gzip,
+    /// Snappy, framed as by the Java library snappy-java ("xerial").
+    Snappy,
+    /// The LZ4 frame format.
+    Lz4,
+    /// Zstandard (RFC 8878); brokers since 2.1 (KIP-110).
+    Zstd,
+}
+
+impl Compression {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::None, Self::Gzip, Self::Snappy, Self::Lz4, Self::Zstd];
+
+    /// The codec that the attributes of a batch name in their lowest three bits.
+    ///
+    /// # Errors
+    /// `Unsupported` for a number no codec has.
+    pub fn from_attributes(attributes: i16) -> Result<Self> {
+        match attributes & crate::records::attributes::CODEC {
+            0 => Ok(Self::None),
+            1 => Ok(Self::Gzip),
+            2 => Ok(Self::Snappy),
+            3 => Ok(Self::Lz4),
+            4 => Ok(Self::Zstd),
+            other => Err(ProtocolError::unsupported(format!("unknown compression codec {other}"))),
+        }
+    }
+
+    /// Its number in the attributes of a batch.
+    #[must_use]
+    pub const fn code(self) -> i16 {
+        match self {
+            Self::None => 0,
+            Self::Gzip => 1,
+            Self::Snappy => 2,
+            Self::Lz4 => 3,
+            Self::Zstd => 4,
+        }
+    }
+
+    /// Its name, as in `compression.type`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Snappy => "snappy",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    /// Checks a level: gzip 1 to 9, lz4 1 to 17 (accepted as Kafka does; there is one speed), zstd -131072 to 22
+    /// (KIP-390). `None` is always fine.
+    ///
+    /// # Errors
+    /// `Unsupported` for a level outside of the codec's range, or any level for a codec without levels.
+    pub fn check_level(self, level: Option<i32>) -> Result<()> {
+        let Some(level) = level else { return Ok(()) };
+        let range = match self {
+            Self::None | Self::Snappy => {
+                return Err(ProtocolError::unsupported(format!(
+                    "compression {self} has no levels, but {level} was given"
+                )));
+            }
+            Self::Gzip => 1..=9,
+            Self::Lz4 => 1..=17,
+            Self::Zstd => -131_072..=22,
+        };
+        if range.contains(&level) {
+            return Ok(());
+        }
+        Err(ProtocolError::unsupported(format!(
+            "compression level {level} is outside of {self}'s range of {} to {}",
+            range.start(),
+            range.end()
+        )))
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Compression {
+    type Err = ProtocolError;
+
+    /// As `compression.type` is written, in any case.
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|codec| codec.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
+            ProtocolError::unsupported(format!(
+                "unknown compression {name:?}: it is one of none, gzip, snappy, lz4 and zstd"
+            ))
+        })
+    }
+}
+
+/// Compresses `input` and appends it to `out`. `level` is as [`Compression::check_level`] says.
+///
+/// # Errors
+/// `Unsupported` for a level the codec does not have, `Codec` if the codec fails. `out` is unchanged then.
+pub fn compress(codec: Compression, level: Option<i32>, input: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    codec.check_level(level)?;
+    let before = out.len();
+    let outcome = contained(codec, || match codec {
+        Compression::None => {
+            out.extend_from_slice(input);
+            Ok(())
+        }
+        Compression::Gzip => gzip::compress(level, input, out),
+        Compression::Snappy => snappy::compress(input, out),
+        Compression::Lz4 => lz4::compress(input, out),
+        Compression::Zstd => zstd::compress(level, input, out),
+    });
+    if outcome.is_err() {
+        out.truncate(before);
+    }
+    outcome
+}
+
+/// Decompresses all of `input`.
+///
+/// # Errors
+/// `TooLarge` if it holds more than `max` bytes, `Codec` if the codec cannot read it.
+pub fn decompress(codec: Compression, input: &[u8], max: usize) -> Result<Vec<u8>> {
+    contained(codec, || match codec {
+        Compression::None if input.len() > max => Err(too_large(codec, max)),
+        Compression::None => Ok(input.to_vec()),
+        Compression::Gzip => gzip::decompress(input, max),
+        Compression::Snappy => snappy::decompress(input, max),
+        Compression::Lz4 => lz4::decompress(input, max),
+        Compression::Zstd => zstd::decompress(input, max),
+    })
+}
+
+/// Runs a codec; a panic in it becomes an error. What it wrote so far is thrown away by the callers, and contexts
+/// it keeps are taken out for the time of the call, so that nothing half-written is seen again.
+fn contained<T>(codec: Compression, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(ProtocolError::codec(format!("{codec}: internal error of the codec"))))
+}
+
+#[cold]
+fn too_large(codec: Compression, max: usize) -> ProtocolError {
+    ProtocolError::too_large(format!("{codec}: decompresses to more than the limit of {max} bytes"))
+}
+
+#[cold]
+fn failed(codec: Compression, cause: impl fmt::Display) -> ProtocolError {
+    ProtocolError::codec(format!("{codec}: {cause}"))
+}
+
+/// Reads a decoder to its end into memory that grows by doubling, but never beyond `max` bytes.
+fn read_capped(
+    codec: Compression,
+    decoder: &mut impl Read,
+    compressed: usize,
+    max: usize,
+) -> Result<Vec<u8>> {
+    const FIRST: usize = 4096;
+    let mut out = Vec::with_capacity(compressed.saturating_mul(4).max(FIRST).min(max));
+    loop {
+        let room = out.capacity().min(max) - out.len().min(max);
+        if room > 0 {
+            let read = decoder
+                .by_ref()
+                .take(room as u64)
+                .read_to_end(&mut out)
+                .map_err(|cause| failed(codec, cause))?;
+            if read < room {
+                return Ok(out);
+            }
+        } else if out.len() >= max {
+            // Full: it has to end here.
+            let mut more = [0u8; 1];
+            return match decoder.read(&mut more) {
+                Ok(0) => Ok(out),
+                Ok(_) => Err(too_large(codec, max)),
+                Err(cause) => Err(failed(codec, cause)),
+            };
+        } else {
+            let target = out.len().saturating_mul(2).max(FIRST).min(max);
+            out.reserve_exact(target - out.len());
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! Building a batch record by record.
+
+use super::batch::TimestampType;
+use super::frozen::FrozenBatch;
+use super::layout::{self, HEADER_LEN, attributes};
+use super::record::Header;
+use super::varint::{MAX_VARINT, MAX_VARLONG, Scratch, encoded_len, zigzag};
+use crate::compression::{self, Compression};
+use crate::error::{ProtocolError, Result};
+use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
+use bytes::Bytes;
+
+/// How a batch is to be written. The default is no compression and times set by the producer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BatchOptions {
+    /// The codec for the records.
+    pub compression: Compression,
+    /// The codec's level; `None` is the codec's default. See [`Compression::check_level`].
+    pub level: Option<i32>,
+    /// What the timestamps mean. A producer writes [`TimestampType::CreateTime`]; with
+    /// [`TimestampType::LogAppendTime`] the largest time pushed becomes the time of all records.
+    pub timestamp_type: TimestampType,
+}
+
+/// Who wrote a batch, and where it lies. The default is a producer without idempotence, before the broker gave the
+/// batch an offset: the wire's -1 everywhere, and offset 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BatchIdentity {
+    /// The producer's id; -1 for none.
+    pub producer_id: ProducerId,
+    /// The producer's epoch; -1 for none.
+    pub producer_epoch: ProducerEpoch,
+    /// The sequence of the first record; -1 for none.
+    pub base_sequence: Sequence,
+    /// Whether the batch is part of a transaction.
+    pub transactional: bool,
+    /// The partition leader's epoch; -1 until a broker sets it.
+    pub leader_epoch: LeaderEpoch,
+    /// The offset of the first record; 0 until a broker sets it.
+    pub base_offset: Offset,
+}
+
+impl Default for BatchIdentity {
+    fn default() -> Self {
+        Self {
+            producer_id: ProducerId(-1),
+            producer_epoch: ProducerEpoch(-1),
+            base_sequence: Sequence(-1),
+            transactional: false,
+            leader_epoch: LeaderEpoch(-1),
+            base_offset: Offset(0),
+        }
+    }
+}
+
+/// The largest batch that can be written, in bytes: its length is an `i32`.
+pub const MAX_BATCH_LEN: usize = i32::MAX as usize;
+
+/// Builds one batch, record by record.
+///
+/// A record is encoded once, straight into the batch's buffer; nothing is allocated per record but what the buffer
+/// needs to grow. The header is written when the batch is [frozen](Self::freeze), and compression happens there.
+#[derive(Debug)]
+pub struct BatchBuilder {
+    options: BatchOptions,
+    /// Room for the header, then the records.
+    buffer: Vec<u8>,
+    /// The headers of the record at hand: its length has to stand before them.
+    headers: Vec<u8>,
+    count: u32,
+    base_timestamp: i64,
+    max_timestamp: i64,
+}
+
+impl BatchBuilder {
+    /// An empty batch.
+    #[must_use]
+    pub fn new(options: BatchOptions) -> Self {
+        Self::with_buffer(options, Vec::new())
+    }
+
+    /// An empty batch in the memory of a buffer whose content no longer matters (see [`FrozenBatch::reclaim`]).
+    #[must_use]
+    pub fn with_buffer(options: BatchOptions, mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        buffer.resize(HEADER_LEN, 0);
+        Self { options, buffer, headers: Vec::new(), count: 0, base_timestamp: -1, max_timestamp: -1 }
+    }
+
+    /// Appends a record and returns its index in the batch, from 0.
+    ///
+    /// `timestamp` is in milliseconds since 1970, -1 for none; `None` for key or value is null.
+    ///
+    /// # Errors
+    /// `TooLarge` if the batch would exceed [`MAX_BATCH_LEN`] or `i32::MAX` records, or if the times of its records
+    /// lie further apart than 64 bits. The batch is unchanged then.
+    #[inline]
+    pub fn push<'h>(
+        &mut self,
+        timestamp: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl IntoIterator<Item = Header<'h>>,
+    ) -> Result<u32> {
+        let index = self.count;
+        let base = if index == 0 { timestamp } else { self.base_timestamp };
+        let Some(delta) = timestamp.checked_sub(base) else { return Err(far_apart(base, timestamp)) };
+        let header_count = self.encode_headers(headers);
+        let numbers = Numbers {
+            timestamp: zigzag(delta),
+            offset: zigzag(i64::from(index)),
+            key: zigzag(wire_len(key)),
+            value: zigzag(wire_len(value)),
+            headers: zigzag(header_count as i64),
+        };
+        let body = numbers
+            .len()
+            .saturating_add(data_len(key))
+            .saturating_add(data_len(value))
+            .saturating_add(self.headers.len());
+        if body > MAX_BATCH_LEN - MAX_VARINT - self.buffer.len().min(MAX_BATCH_LEN - MAX_VARINT)
+            || index >= i32::MAX as u32
+        {
+            return Err(full(self.buffer.len(), body, index));
+        }
+        self.buffer.reserve(MAX_VARINT + body);
+
+        let mut scratch = Scratch::new();
+        scratch.put(zigzag(body as i64));
+        scratch.push(0);
+        scratch.put(numbers.timestamp);
+        scratch.put(numbers.offset);
+        scratch.put(numbers.key);
+        if let Some(key) = key {
+            self.buffer.extend_from_slice(scratch.as_slice());
+            self.buffer.extend_from_slice(key);
+            scratch.clear();
+        }
+        scratch.put(numbers.value);
+        if let Some(value) = value {
+            self.buffer.extend_from_slice(scratch.as_slice());
+            self.buffer.extend_from_slice(value);
+            scratch.clear();
+        }
+        scratch.put(numbers.headers);
+        self.buffer.extend_from_slice(scratch.as_slice());
+        if header_count > 0 {
+            self.buffer.extend_from_slice(&self.headers);
+        }
+
+        self.base_timestamp = base;
+        self.max_timestamp = if index == 0 { timestamp } else { self.max_timestamp.max(timestamp) };
+        self.count = index + 1;
+        Ok(index)
+    }
+
+    /// Encodes headers aside and counts them.
+    #[inline]
+    fn encode_headers<'h>(&mut self, headers: impl IntoIterator<Item = Header<'h>>) -> usize {
+        self.headers.clear();
+        let mut count = 0;
+        for header in headers {
+            count += 1;
+            let mut scratch = Scratch::new();
+            scratch.put(zigzag(header.name.len() as i64));
+            self.headers.extend_from_slice(scratch.as_slice());
+            self.headers.extend_from_slice(header.name.as_bytes());
+            scratch.clear();
+            scratch.put(zigzag(wire_len(header.value)));
+            self.headers.extend_from_slice(scratch.as_slice());
+            self.headers.extend_from_slice(header.value.unwrap_or_default());
+        }
+        count
+    }
+
+    /// How many bytes a record takes at most, whatever its place in the batch. For the first record of a batch, add
+    /// [`HEADER_LEN`].
+    #[must_use]
+    pub fn record_size_upper_bound<'h>(
+        key_len: usize,
+        value_len: usize,
+        headers: impl IntoIterator<Item = Header<'h>>,
+    ) -> usize {
+        // Record length, offset delta, key length, value length and header count; attributes; timestamp delta.
+        let numbers = 5 * MAX_VARINT + 1 + MAX_VARLONG;
+        headers.into_iter().fold(numbers.saturating_add(key_len).saturating_add(value_len), |sum, header| {
+            sum.saturating_add(2 * MAX_VARINT)
+                .saturating_add(header.name.len())
+                .saturating_add(header.value.map_or(0, <[u8]>::len))
+        })
+    }
+
+    /// How many records it has.
+    #[must_use]
+    pub fn record_count(&self) -> u32 {
+        self.count
+    }
+
+    /// Size in bytes before compression, header included.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Whether nothing was pushed yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The largest time pushed, in milliseconds since 1970; -1 if nothing was.
+    #[must_use]
+    pub fn max_timestamp(&self) -> i64 {
+        self.max_timestamp
+    }
+
+    /// How the batch is written.
+    #[must_use]
+    pub fn options(&self) -> BatchOptions {
+        self.options
+    }
+
+    /// The memory the batch holds, in bytes.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.buffer.capacity() + self.headers.capacity()
+    }
+
+    /// Gives up the batch for its memory, whose content no longer matters.
+    #[must_use]
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.buffer
+    }
+
+    /// Finishes the batch for one identity: [`freeze`](Self::freeze) and stamp in one step.
+    ///
+    /// # Errors
+    /// As [`freeze`](Self::freeze).
+    pub fn build(self, identity: BatchIdentity) -> Result<Bytes> {
+        let mut frozen = self.freeze()?;
+        frozen.identify(&identity);
+        Ok(frozen.into_bytes())
+    }
+
+    /// Compresses the records and writes the header, so that only the identity can still change.
+    ///
+    /// # Errors
+    /// `Malformed` for a batch without records, which no broker takes; `Codec` if compression fails; `Unsupported`
+    /// for a level the codec does not have; `TooLarge` if the compressed batch exceeds [`MAX_BATCH_LEN`].
+    pub fn freeze(self) -> Result<FrozenBatch> {
+        self.freeze_with(Vec::new()).map(|(frozen, _)| frozen)
+    }
+
+    /// [`freeze`](Self::freeze) that compresses into the memory of `spare`, and returns the buffer left over: for
+    /// callers who build batch after batch. Without compression that is `spare` itself.
+    ///
+    /// # Errors
+    /// As [`freeze`](Self::freeze).
+    pub fn freeze_with(self, mut spare: Vec<u8>) -> Result<(FrozenBatch, Vec<u8>)> {
+        if self.count == 0 {
+            return Err(ProtocolError::malformed("a batch without records").with_field("record_count"));
+        }
+        let codec = self.options.compression;
+        let (mut bytes, left) = if codec == Compression::None {
+            (self.buffer, spare)
+        } else {
+            spare.clear();
+            spare.resize(HEADER_LEN, 0);
+            let records = self.buffer.get(HEADER_LEN..).unwrap_or_default();
+            compression::compress(codec, self.options.level, records, &mut spare)?;
+            if spare.len() > MAX_BATCH_LEN {
+                return Err(full(spare.len(), 0, self.count));
+            }
+            (spare, self.buffer)
+        };
+        let timestamps = match self.options.timestamp_type {
+            TimestampType::CreateTime => 0,
+            TimestampType::LogAppendTime => attributes::LOG_APPEND_TIME,
+        };
+        patch_header(
+            &mut bytes,
+            codec.code() | timestamps,
+            self.count,
+            self.base_timestamp,
+            self.max_timestamp,
+        );
+        Ok((FrozenBatch::new(bytes, self.count, self.max_timestamp), left))
+    }
+}
+
+/// The zig-zagged numbers of one record.
+struct Numbers {
+    timestamp: u64,
+    offset: u64,
+    key: u64,
+    value: u64,
+    headers: u64,
+}
+
+impl Numbers {
+    /// Their encoded size, and one byte of attributes.
+    #[inline(always)]
+    const fn len(&self) -> usize {
+        1 + encoded_len(self.timestamp)
+            + encoded_len(self.offset)
+            + encoded_len(self.key)
+            + encoded_len(self.value)
+            + encoded_len(self.headers)
+    }
+}
+
+#[inline(always)]
+fn wire_len(data: Option<&[u8]>) -> i64 {
+    data.map_or(-1, |data| data.len() as i64)
+}
+
+#[inline(always)]
+fn data_len(data: Option<&[u8]>) -> usize {
+    data.map_or(0, <[u8]>::len)
+}
+
+#[cold]
+#[inline(never)]
+fn far_apart(base: i64, timestamp: i64) -> ProtocolError {
+    ProtocolError::too_large(format!("the times {base} and {timestamp} are too far apart for one batch"))
+        .with_field("timestamp_delta")
+}
+
+#[cold]
+#[inline(never)]
+fn full(size: usize, record: usize, count: u32) -> ProtocolError {
+    ProtocolError::too_large(format!(
+        "a batch of {size} bytes and {count} records has no room for another {record} bytes: the format ends at {MAX_BATCH_LEN} of either"
+    ))
+    .with_field("batch_length")
+}
+
+/// Writes everything of a header but identity and checksum. `bytes` is the whole batch.
+pub(super) fn patch_header(
+    bytes: &mut [u8],
+    attributes: i16,
+    count: u32,
+    base_timestamp: i64,
+    max_timestamp: i64,
+) {
+    // In range: the builder refuses more than `i32::MAX` bytes or records.
+    let length = bytes.len().saturating_sub(layout::PREFIX_LEN) as i32;
+    layout::put(bytes, &layout::LENGTH, &length.to_be_bytes());
+    layout::put(bytes, &(layout::MAGIC_AT..layout::MAGIC_AT + 1), &[layout::MAGIC]);
+    layout::put(bytes, &layout::ATTRIBUTES, &attributes.to_be_bytes());
+    layout::put(bytes, &layout::LAST_OFFSET_DELTA, &(count.saturating_sub(1) as i32).to_be_bytes());
+    layout::put(bytes, &layout::BASE_TIMESTAMP, &base_timestamp.to_be_bytes());
+    layout::put(bytes, &layout::MAX_TIMESTAMP, &max_timestamp.to_be_bytes());
+    layout::put(bytes, &layout::RECORD_COUNT, &(count as i32).to_be_bytes());
+}
+
+/// Writes an identity into a header, checksum excepted.
+pub(super) fn identify(bytes: &mut [u8], identity: &BatchIdentity) {
+    layout::put(bytes, &layout::BASE_OFFSET, &identity.base_offset.0.to_be_bytes());
+    layout::put(bytes, &layout::LEADER_EPOCH, &identity.leader_epoch.0.to_be_bytes());
+    layout::put(bytes, &layout::PRODUCER_ID, &identity.producer_id.0.to_be_bytes());
+    layout::put(bytes, &layout::PRODUCER_EPOCH, &identity.producer_epoch.0.to_be_bytes());
+    layout::put(bytes, &layout::BASE_SEQUENCE, &identity.base_sequence.0.to_be_bytes());
+    if let Ok(old) = layout::bytes_at(bytes, &layout::ATTRIBUTES).map(i16::from_be_bytes) {
+        let bit = if identity.transactional { attributes::TRANSACTIONAL } else { 0 };
+        let new = old & !attributes::TRANSACTIONAL | bit;
+        layout::put(bytes, &layout::ATTRIBUTES, &new.to_be_bytes());
+    }
+}
+
+/// Writes the identity and the checksum: the batch is whole after it.
+pub(super) fn seal(bytes: &mut [u8], identity: &BatchIdentity) {
+    identify(bytes, identity);
+    let crc = crc32c::crc32c(bytes.get(layout::CRC_FROM..).unwrap_or_default());
+    layout::put(bytes, &layout::CRC, &crc.to_be_bytes());
+}

@@ -1,0 +1,268 @@
+//! The records of one batch, read lazily as borrowed views.
+
+use super::batch::{Header as BatchHeader, TimestampType};
+use super::record::{Headers, OwnedRecord, Record};
+use super::varint::{Fault, Reader};
+use crate::error::{ProtocolError, Result};
+use crate::types::Offset;
+use bytes::Bytes;
+
+/// What the records of a batch share: they carry only their distances from it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frame {
+    base_offset: i64,
+    last_offset_delta: u32,
+    count: u32,
+    /// Added to each record's timestamp delta...
+    base_timestamp: i64,
+    /// ...of which this mask keeps everything, or nothing when all records have one time.
+    delta_mask: i64,
+}
+
+impl Frame {
+    pub(super) fn new(header: &BatchHeader, timestamps: TimestampType) -> Self {
+        let (base_timestamp, delta_mask) = match timestamps {
+            TimestampType::CreateTime => (header.base_timestamp, -1),
+            TimestampType::LogAppendTime => (header.max_timestamp, 0),
+        };
+        Self {
+            base_offset: header.base_offset,
+            last_offset_delta: header.last_offset_delta,
+            count: header.record_count,
+            base_timestamp,
+            delta_mask,
+        }
+    }
+}
+
+/// The records of one batch, decompressed. Owns (or shares) the bytes; the records are read by [`iter`](Self::iter).
+#[derive(Clone, Debug)]
+pub struct Records {
+    buffer: Bytes,
+    frame: Frame,
+}
+
+impl Records {
+    pub(super) fn new(buffer: Bytes, frame: Frame) -> Self {
+        Self { buffer, frame }
+    }
+
+    /// Reads the records from the first on.
+    #[must_use]
+    pub fn iter(&self) -> RecordIter<'_> {
+        RecordIter {
+            reader: Reader(&self.buffer),
+            whole: self.buffer.len(),
+            left: self.frame.count,
+            least_delta: 0,
+            frame: self.frame,
+        }
+    }
+
+    /// The bytes of the records, decompressed.
+    #[must_use]
+    pub fn buffer(&self) -> &Bytes {
+        &self.buffer
+    }
+
+    /// How many records the batch promises.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.frame.count
+    }
+
+    /// Makes a record of this batch its own owner: key, value and header values become slices of the shared
+    /// buffer, so nothing but the headers' names is copied. It keeps the whole buffer alive. A record of another
+    /// batch is copied instead.
+    #[must_use]
+    pub fn own(&self, record: &Record<'_>) -> OwnedRecord {
+        let share = |bytes: &[u8]| self.share(bytes);
+        OwnedRecord {
+            offset: record.offset,
+            timestamp: record.timestamp,
+            key: record.key.map(share),
+            value: record.value.map(share),
+            headers: record
+                .headers
+                .iter()
+                .map(|header| (header.name.to_owned(), header.value.map(share)))
+                .collect(),
+        }
+    }
+
+    fn share(&self, bytes: &[u8]) -> Bytes {
+        // `Bytes::slice_ref` would panic for bytes that lie elsewhere, so the place is checked by hand.
+        let start = (bytes.as_ptr() as usize).wrapping_sub(self.buffer.as_ptr() as usize);
+        match start.checked_add(bytes.len()) {
+            Some(end) if end <= self.buffer.len() => self.buffer.slice(start..end),
+            _ => Bytes::copy_from_slice(bytes),
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a Records {
+    type Item = Result<Record<'a>>;
+    type IntoIter = RecordIter<'a>;
+
+    fn into_iter(self) -> RecordIter<'a> {
+        self.iter()
+    }
+}
+
+/// Reads the records of one batch in order. Ends after an error.
+///
+/// Checks what Kafka promises: each record takes exactly its stated length, offsets go up and stay within the
+/// batch, there are as many records as the header says, and nothing follows them.
+#[derive(Clone, Debug)]
+pub struct RecordIter<'a> {
+    reader: Reader<'a>,
+    /// Length of all records, from which the place of a fault is told.
+    whole: usize,
+    left: u32,
+    /// The smallest offset delta the next record may have.
+    least_delta: i64,
+    frame: Frame,
+}
+
+impl<'a> Iterator for RecordIter<'a> {
+    type Item = Result<Record<'a>>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return if self.reader.0.is_empty() { None } else { Some(Err(self.trailing())) };
+        }
+        match self.record() {
+            Ok(record) => {
+                self.left -= 1;
+                Some(Ok(record))
+            }
+            Err(at) => Some(Err(self.fail(at))),
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        // Each record takes seven bytes at least, so a false count cannot make a caller reserve much.
+        let most = (self.left as usize).min(self.reader.0.len() / 7 + 1);
+        (0, Some(most))
+    }
+}
+
+impl std::iter::FusedIterator for RecordIter<'_> {}
+
+/// Where in a record reading stopped, and why.
+struct Stop {
+    fault: Reason,
+    field: &'static str,
+    /// Bytes of the record not read yet; `None` while its length is being read.
+    unread: usize,
+}
+
+enum Reason {
+    Read(Fault),
+    Trailing,
+    Offset(i32),
+    Timestamp,
+    HeaderName,
+}
+
+impl<'a> RecordIter<'a> {
+    #[inline(always)]
+    fn record(&mut self) -> std::result::Result<Record<'a>, Stop> {
+        let mut reader = self.reader;
+        let stop = |fault, field, unread: &Reader<'_>| Stop {
+            fault: Reason::Read(fault),
+            field,
+            unread: unread.0.len(),
+        };
+        let length = reader.length().map_err(|fault| stop(fault, "length", &reader))?;
+        let mut body = Reader(reader.take(length).map_err(|fault| stop(fault, "length", &reader))?);
+        // What of the buffer lies behind this record; makes `unread` count to the end of the buffer.
+        let behind = reader.0.len();
+        let stop =
+            |reason, field, body: &Reader<'_>| Stop { fault: reason, field, unread: body.0.len() + behind };
+        body.byte().map_err(|fault| stop(Reason::Read(fault), "attributes", &body))?;
+        let timestamp_delta =
+            body.varlong().map_err(|fault| stop(Reason::Read(fault), "timestamp_delta", &body))?;
+        let offset_delta = body.varint().map_err(|fault| stop(Reason::Read(fault), "offset_delta", &body))?;
+        let key = body.nullable().map_err(|fault| stop(Reason::Read(fault), "key", &body))?;
+        let value = body.nullable().map_err(|fault| stop(Reason::Read(fault), "value", &body))?;
+        let header_count = body.length().map_err(|fault| stop(Reason::Read(fault), "header_count", &body))?;
+        let headers = if header_count == 0 {
+            Headers::EMPTY
+        } else {
+            let mut end = body;
+            let headers = Headers::read(&mut end, header_count).map_err(|fault| match fault {
+                Some(fault) => stop(Reason::Read(fault), "headers", &end),
+                None => stop(Reason::HeaderName, "headers", &end),
+            })?;
+            body = end;
+            headers
+        };
+        if !body.0.is_empty() {
+            return Err(stop(Reason::Trailing, "record", &body));
+        }
+        let delta = i64::from(offset_delta);
+        if delta < self.least_delta || delta > i64::from(self.frame.last_offset_delta) {
+            return Err(stop(Reason::Offset(offset_delta), "offset_delta", &body));
+        }
+        let Some(timestamp) = self.frame.base_timestamp.checked_add(timestamp_delta & self.frame.delta_mask)
+        else {
+            return Err(stop(Reason::Timestamp, "timestamp_delta", &body));
+        };
+        self.reader = reader;
+        self.least_delta = delta + 1;
+        // Cannot overflow: the header was refused unless base + last delta + 1 is an offset.
+        let offset = Offset(self.frame.base_offset.wrapping_add(delta));
+        Ok(Record { offset, timestamp, key, value, headers })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn fail(&mut self, stop: Stop) -> ProtocolError {
+        let number = self.frame.count - self.left;
+        let at = self.whole - stop.unread.min(self.whole);
+        self.reader = Reader(&[]);
+        self.left = 0;
+        let base = self.frame.base_offset;
+        let record = format_args!("record {number} of the batch at offset {base}").to_string();
+        let error = match stop.fault {
+            Reason::Read(Fault::Short) if stop.field == "length" => ProtocolError::malformed(format!(
+                "{record} is missing or cut short, where {} records were promised",
+                self.frame.count
+            )),
+            Reason::Read(Fault::Short) => {
+                ProtocolError::malformed(format!("{record} is longer than it says"))
+            }
+            Reason::Read(Fault::Overlong) => {
+                ProtocolError::malformed(format!("{record} has a number too large for its type"))
+            }
+            Reason::Read(Fault::Negative) => {
+                ProtocolError::malformed(format!("{record} has a negative length"))
+            }
+            Reason::Trailing => ProtocolError::malformed(format!("{record} is shorter than it says")),
+            Reason::Offset(delta) => ProtocolError::malformed(format!(
+                "{record} has offset delta {delta}, where {} to {} is possible",
+                self.least_delta, self.frame.last_offset_delta
+            )),
+            Reason::Timestamp => ProtocolError::malformed(format!("{record} has a timestamp beyond 64 bits")),
+            Reason::HeaderName => {
+                ProtocolError::malformed(format!("{record} has a header name that is not UTF-8"))
+            }
+        };
+        error.with_field(stop.field).with_at(at)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn trailing(&mut self) -> ProtocolError {
+        let rest = self.reader.0.len();
+        self.reader = Reader(&[]);
+        ProtocolError::malformed(format!(
+            "{rest} bytes follow the {} records of the batch at offset {}",
+            self.frame.count, self.frame.base_offset
+        ))
+        .with_field("record_count")
+        .with_at(self.whole - rest)
+    }
+}

@@ -1,0 +1,45 @@
+//! Record batches: what Produce sends and Fetch brings (format 2, KIP-98; since Kafka 0.11).
+//!
+//! Reading is lazy. [`RecordBatch`] is a view over the bytes of one batch with its header parsed; [`Records`] are
+//! its records, decompressed; [`RecordIter`] reads them one after another as borrowed [`Record`]s, and
+//! [`Records::own`] turns one into an [`OwnedRecord`] that shares the batch's memory. Every step is checked: no
+//! bytes make a reader panic, hang, or reserve memory by a number they contain.
+//!
+//! Writing is incremental. [`BatchBuilder`] encodes each record once, [`FrozenBatch`] is the finished batch with
+//! an identity that can still be stamped.
+//!
+//! ```
+//! use milena_protocol::records::{BatchBuilder, BatchIdentity, BatchOptions, Header, batches};
+//!
+//! let mut builder = BatchBuilder::new(BatchOptions::default());
+//! builder.push(1_700_000_000_000, Some(b"key"), Some(b"value"), [])?;
+//! builder.push(1_700_000_000_001, None, None, [Header { name: "trace", value: Some(b"7") }])?;
+//! let bytes = builder.build(BatchIdentity::default())?;
+//!
+//! for batch in batches(bytes) {
+//!     let batch = batch?;
+//!     batch.verify_crc()?;
+//!     for record in &batch.records()? {
+//!         let record = record?;
+//!         println!("{} {:?} {:?}", record.offset, record.key, record.headers);
+//!     }
+//! }
+//! # Ok::<(), milena_protocol::ProtocolError>(())
+//! ```
+
+mod batch;
+mod builder;
+mod control;
+mod frozen;
+mod iter;
+mod layout;
+mod record;
+mod varint;
+
+pub use batch::{Batches, RecordBatch, TimestampType, batches};
+pub use builder::{BatchBuilder, BatchIdentity, BatchOptions, MAX_BATCH_LEN};
+pub use control::{ControlKind, ControlRecord, build_control_batch};
+pub use frozen::{FrozenBatch, set_base_offset, set_identity, set_log_append_time};
+pub use iter::{RecordIter, Records};
+pub use layout::{HEADER_LEN, attributes};
+pub use record::{Header, HeaderIter, Headers, OwnedRecord, Record};
