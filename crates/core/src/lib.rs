@@ -1,0 +1,20 @@
+//! State machines of a Kafka client without IO.
+//!
+//! Nothing in this crate reads a clock, draws a random number from the system, spawns or awaits:
+//! time and seeds are arguments, so each decision can be tested and replayed.
+//!
+//! - [`cluster`]: the topology of a cluster as snapshots, merged from metadata answers
+//! - [`fetch`]: what of a fetched partition may be shown (control batches, aborted transactions)
+//! - [`partition`]: which partition a record goes to
+//! - [`produce`]: batches of a partition, sequences, what answers mean, one lane a broker
+//! - [`retry`]: exponential back-off with jitter
+//! - [`rng`]: the small seeded generator behind jitter and shuffles
+//! - [`transaction`]: the life of a transactional producer's transactions
+
+pub mod cluster;
+pub mod fetch;
+pub mod partition;
+pub mod produce;
+pub mod retry;
+pub mod rng;
+pub mod transaction;
