@@ -1,0 +1,254 @@
+//! Looking up offsets by place or by time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use milena_core::cluster::Cluster;
+use milena_protocol::StrBytes;
+use milena_protocol::error_code::ErrorCode;
+use milena_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use milena_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse, TopicName};
+use milena_protocol::types::{BrokerId, Isolation, LeaderEpoch, Offset, TopicPartition};
+use tokio::time::Instant;
+
+use super::{Fetcher, UNKNOWN_PARTITION_WINDOW, refuse_duplicates};
+use crate::call::{CallOptions, Target};
+use crate::error::{Error, Result};
+use crate::metadata::Want;
+
+/// Which offset to look up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OffsetSpec {
+    /// The first offset of the log.
+    Earliest,
+    /// The end of the log: the high watermark, or the last stable offset under read_committed.
+    Latest,
+    /// The first record with this time or a later one, in milliseconds since 1970.
+    Timestamp(i64),
+    /// The record with the latest time (KIP-734, brokers since 3.0).
+    MaxTimestamp,
+}
+
+/// An offset that was looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListedOffset {
+    /// The offset; `None` when there is no record at or after that time.
+    pub offset: Option<Offset>,
+    /// The time of that record in milliseconds since 1970; `None` for places.
+    pub timestamp: Option<i64>,
+    /// The leader epoch of that record, when the broker says it (brokers since 2.1).
+    pub leader_epoch: Option<LeaderEpoch>,
+}
+
+type Listed = Result<ListedOffset>;
+
+impl Fetcher {
+    /// Looks up offsets: one request to each leader, at the same time. Answers are in the order of the question, errors of
+    /// single partitions inside. Leader errors and lost connections are retried with new metadata until `api_timeout`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Misuse`](crate::ErrorKind::Misuse) for a partition that is named twice.
+    ///
+    /// # Cancellation
+    /// Nothing happened.
+    pub async fn list_offsets(
+        &self,
+        wanted: &[(TopicPartition, OffsetSpec)],
+        isolation: Isolation,
+    ) -> Result<Vec<(TopicPartition, Listed)>> {
+        refuse_duplicates(wanted.iter().map(|(tp, _)| tp))?;
+        let mut attempts = self.client.attempts();
+        let since = Instant::now();
+        let mut done: HashMap<TopicPartition, Listed> = HashMap::new();
+        let mut open: Vec<(TopicPartition, OffsetSpec)> = wanted.to_vec();
+        loop {
+            let answers = self.list_once(&open, isolation, attempts.deadline()).await;
+            let specs: HashMap<TopicPartition, OffsetSpec> = open.drain(..).collect();
+            let mut last: Vec<(TopicPartition, Error)> = Vec::new();
+            for (tp, answer) in answers {
+                match answer {
+                    Err(error) if self.tries_again(&error, since) => {
+                        open.extend(specs.get(&tp).map(|&spec| (tp.clone(), spec)));
+                        last.push((tp, error));
+                    }
+                    final_answer => {
+                        done.insert(tp, final_answer);
+                    }
+                }
+            }
+            let Some((_, error)) = last.first() else { break };
+            if attempts.pause(error.clone()).await.is_err() {
+                done.extend(last.into_iter().map(|(tp, error)| (tp, Err(attempts.last(error)))));
+                break;
+            }
+            let topics = open.iter().map(|(tp, _)| Arc::clone(&tp.topic)).collect();
+            if let Err(error) = self.client.refresh(Want::Topics(topics), attempts.deadline()).await {
+                tracing::debug!(%error, "no new metadata");
+            }
+        }
+        let answer = |tp: &TopicPartition| done.remove(tp).unwrap_or_else(|| Err(not_named(tp)));
+        Ok(wanted.iter().map(|(tp, _)| tp.clone()).zip(wanted.iter().map(|(tp, _)| tp).map(answer)).collect())
+    }
+
+    fn tries_again(&self, error: &Error, since: Instant) -> bool {
+        let unknown = error.code() == Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        error.is_retriable() && !(unknown && since.elapsed() >= UNKNOWN_PARTITION_WINDOW)
+    }
+
+    /// One try for each partition.
+    async fn list_once(
+        &self,
+        open: &[(TopicPartition, OffsetSpec)],
+        isolation: Isolation,
+        deadline: Instant,
+    ) -> Vec<(TopicPartition, Listed)> {
+        let mut cluster = self.client.cluster();
+        let unknown: std::collections::BTreeSet<Arc<str>> = open
+            .iter()
+            .filter(|(tp, _)| cluster.leader(tp).is_none())
+            .map(|(tp, _)| Arc::clone(&tp.topic))
+            .collect();
+        if !unknown.is_empty() {
+            match self.client.refresh(Want::Topics(unknown), deadline).await {
+                Ok(fresh) => cluster = fresh,
+                Err(error) => return open.iter().map(|(tp, _)| (tp.clone(), Err(error.clone()))).collect(),
+            }
+        }
+        let mut answers = Vec::new();
+        let mut by_leader: HashMap<BrokerId, Vec<(TopicPartition, OffsetSpec)>> = HashMap::new();
+        for (tp, spec) in open {
+            match cluster.leader(tp) {
+                Some(leader) => by_leader.entry(leader).or_default().push((tp.clone(), *spec)),
+                None => answers.push((tp.clone(), Err(self.no_leader(&cluster, tp)))),
+            }
+        }
+        let cluster = &cluster;
+        let requests = by_leader.into_iter().map(|(leader, wanted)| async move {
+            match self.list_from_leader(leader, &wanted, isolation, cluster, deadline).await {
+                Ok(answers) => answers,
+                Err(error) => wanted
+                    .into_iter()
+                    .map(|(tp, _)| {
+                        let error = error.clone().with_topic_partition(&tp);
+                        (tp, Err(error))
+                    })
+                    .collect(),
+            }
+        });
+        answers.extend(join_all(requests).await.into_iter().flatten());
+        answers
+    }
+
+    async fn list_from_leader(
+        &self,
+        leader: BrokerId,
+        wanted: &[(TopicPartition, OffsetSpec)],
+        isolation: Isolation,
+        cluster: &Cluster,
+        deadline: Instant,
+    ) -> Result<Vec<(TopicPartition, Listed)>> {
+        let newest = wanted.iter().any(|(_, spec)| *spec == OffsetSpec::MaxTimestamp);
+        let options = CallOptions {
+            min_version: if newest {
+                Some(MAX_TIMESTAMP_VERSION)
+            } else {
+                (isolation == Isolation::ReadCommitted).then_some(ISOLATION_VERSION)
+            },
+            ..CallOptions::until(deadline)
+        };
+        let answer = self
+            .client
+            .call_with::<ListOffsetsRequest, _>(Target::Broker(leader), options, |version| {
+                build_request(wanted, isolation, cluster, version)
+            })
+            .await?;
+        let broker = answer.broker;
+        let listed = read_answer(&answer.response, wanted)
+            .map_err(|error| error.with_broker(Arc::clone(&broker)).with_api("ListOffsets"))?;
+        let named = |error: Error| error.with_broker(Arc::clone(&broker)).with_api("ListOffsets");
+        Ok(listed.into_iter().map(|(tp, listed)| (tp, listed.map_err(named))).collect())
+    }
+}
+
+/// The first version with an isolation level.
+const ISOLATION_VERSION: i16 = 2;
+
+/// The first version that finds the latest time.
+const MAX_TIMESTAMP_VERSION: i16 = 7;
+
+fn not_named(tp: &TopicPartition) -> Error {
+    Error::peer("the answer does not name the partition").with_topic_partition(tp)
+}
+
+fn build_request(
+    wanted: &[(TopicPartition, OffsetSpec)],
+    isolation: Isolation,
+    cluster: &Cluster,
+    version: i16,
+) -> ListOffsetsRequest {
+    let mut topics: Vec<ListOffsetsTopic> = Vec::new();
+    let mut index: HashMap<&str, usize> = HashMap::new();
+    for (tp, spec) in wanted {
+        let at = *index.entry(&tp.topic).or_insert_with(|| {
+            topics.push(
+                ListOffsetsTopic::default().with_name(TopicName(StrBytes::from_string(tp.topic.to_string()))),
+            );
+            topics.len() - 1
+        });
+        let mut partition = ListOffsetsPartition::default();
+        partition.partition_index = tp.partition.0;
+        partition.timestamp = match *spec {
+            OffsetSpec::Latest => -1,
+            OffsetSpec::Earliest => -2,
+            OffsetSpec::MaxTimestamp => -3,
+            // Negative times are the places above: the start of the log is what comes next to them.
+            OffsetSpec::Timestamp(time) => time.max(0),
+        };
+        if version >= 4 {
+            partition.current_leader_epoch = cluster.leader_epoch(tp).map_or(-1, |epoch| epoch.0);
+        }
+        if let Some(topic) = topics.get_mut(at) {
+            topic.partitions.push(partition);
+        }
+    }
+    let mut request = ListOffsetsRequest::default();
+    request.replica_id = milena_protocol::messages::BrokerId(-1);
+    if version >= ISOLATION_VERSION {
+        request.isolation_level = isolation.wire();
+    }
+    request.topics = topics;
+    request
+}
+
+fn read_answer(
+    response: &ListOffsetsResponse,
+    wanted: &[(TopicPartition, OffsetSpec)],
+) -> Result<Vec<(TopicPartition, Listed)>> {
+    let mut answers: HashMap<TopicPartition, Listed> = HashMap::new();
+    for topic in &response.topics {
+        for partition in &topic.partitions {
+            let tp = TopicPartition::new(topic.name.as_str(), partition.partition_index);
+            if !wanted.iter().any(|(asked, _)| *asked == tp) {
+                return Err(Error::peer("the answer is about a partition that was not asked for")
+                    .with_topic_partition(&tp));
+            }
+            let code = ErrorCode(partition.error_code);
+            let listed = if code.is_ok() {
+                Ok(ListedOffset {
+                    offset: (partition.offset >= 0).then_some(Offset(partition.offset)),
+                    timestamp: (partition.timestamp >= 0).then_some(partition.timestamp),
+                    leader_epoch: (partition.leader_epoch >= 0)
+                        .then_some(LeaderEpoch(partition.leader_epoch)),
+                })
+            } else {
+                Err(Error::broker_code(code, None).with_topic_partition(&tp))
+            };
+            if answers.insert(tp.clone(), listed).is_some() {
+                return Err(Error::peer("the answer names the partition twice").with_topic_partition(&tp));
+            }
+        }
+    }
+    let answer = |tp: &TopicPartition| answers.remove(tp).unwrap_or_else(|| Err(not_named(tp)));
+    Ok(wanted.iter().map(|(tp, _)| tp.clone()).zip(wanted.iter().map(|(tp, _)| tp).map(answer)).collect())
+}

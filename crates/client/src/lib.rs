@@ -1,0 +1,74 @@
+//! A pure-Rust, C-free Kafka client.
+//!
+//! ```no_run
+//! use milena::{Client, FetchFrom, FetchOptions, Isolation, OffsetSpec, TopicPartition};
+//!
+//! # async fn read() -> milena::Result<()> {
+//! let client = Client::connect("localhost:9092").await?;
+//! let fetcher = client.fetcher();
+//! let tp = TopicPartition::new("orders", 0);
+//! let listed = fetcher.list_offsets(&[(tp.clone(), OffsetSpec::Earliest)], Isolation::ReadCommitted).await?;
+//! for (tp, start) in listed {
+//!     let Some(offset) = start?.offset else { continue };
+//!     for fetched in fetcher.fetch(&[FetchFrom::new(tp, offset)], &FetchOptions::default()).await? {
+//!         fetched.for_each_record(|record| println!("{} {:?}", record.offset, record.value))?;
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Client`] is the start of everything: connections, topology, single requests ([`Client::call`]). [`Fetcher`] reads
+//! records, [`Group`] commits offsets, [`Admin`] looks after topics, [`Transactions`] finishes transactions. All are cheap to clone
+//! and share the client's connections. Every call ends within [`ClientConfig::api_timeout`].
+
+mod admin;
+mod attempts;
+mod call;
+mod client;
+mod config;
+mod connection;
+mod coordinator;
+mod error;
+mod fetcher;
+mod frames;
+mod group;
+mod handshake;
+mod metadata;
+mod pool;
+mod producer;
+mod transaction;
+mod transactions;
+pub mod transport;
+
+pub use milena_core::cluster::{self, Cluster};
+pub use milena_core::retry::Backoff;
+pub use milena_protocol as protocol;
+pub use milena_protocol::compression::Compression;
+pub use milena_protocol::error_code::ErrorCode;
+pub use milena_protocol::records::{
+    Batches, ControlRecord, Header, Headers, OwnedRecord, Record, RecordBatch, Records, TimestampType,
+};
+pub use milena_protocol::types::*;
+pub use milena_protocol::versions::BrokerVersions;
+
+pub use admin::{
+    ActiveProducer, Admin, ConfigEntry, NewTopic, PartitionDescription, TopicDescription, TopicListing,
+};
+pub use call::{Answer, CallOptions, CoordinatorKind, Target};
+pub use client::Client;
+pub use config::ClientConfig;
+pub use error::{Error, ErrorKind, Result};
+pub use fetcher::{FetchFrom, FetchOptions, Fetched, Fetcher, ListedOffset, OffsetSpec, VisibleBatches};
+pub use group::{CommittedOffset, Group, GroupMetadata};
+pub use milena_core::transaction::State as ProducerState;
+pub use pool::Purpose;
+pub use producer::{
+    Acks, Partitioner, Partitioning, Producer, ProducerConfig, ProducerMetrics, ProducerRecord,
+    RecordMetadata, Ticket,
+};
+pub use transaction::{TransactionConfig, TransactionalProducer};
+pub use transactions::{
+    EndTxnAnswer, ListFilter, PreparedTransaction, TransactionDescription, TransactionListing,
+    TransactionState, TransactionVersion, Transactions,
+};

@@ -1,0 +1,562 @@
+//! What the handles of a producer and its tasks share.
+//!
+//! ```text
+//! send --> slot (open batch) --full--> lane queue --> lane task --> broker
+//!            |  ^                        ^  ^             |
+//!            |  +---- timer: linger -----+  |             | leader errors, lost answers
+//!            +-- no leader known --> router +<------------+
+//! ```
+//!
+//! One task per leader broker (lane), one for time (timer), one for leaders and identities (router). They end when the producer is
+//! closed, or dropped and everything it took is settled.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use milena_core::partition;
+use milena_core::produce::accumulator::{Entry, Opening, Supply};
+use milena_core::produce::{Failure, Identity, Limits, Refused, Settled};
+use milena_protocol::error_code::ErrorCode;
+use milena_protocol::records::{BatchOptions, Header, TimestampType};
+use milena_protocol::types::{BrokerId, Offset, PartitionId, TopicPartition};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::budget::{Budget, Buffers};
+use super::config::{Partitioner, Partitioning, ProducerConfig};
+use super::lane::{self, LaneQueue};
+use super::metrics::Counts;
+use super::record::ProducerRecord;
+use super::router::RouterQueue;
+use super::slot::{Clock, Slot, SlotState, TopicSlots, Topics, now_ms};
+use super::ticket::{BatchState, Delivered, FlushSet, Ticket};
+use super::timer::{CLOCK_AGE, Timers};
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::transaction::Link;
+
+/// See the module.
+pub(crate) struct Engine {
+    pub(crate) client: Client,
+    pub(crate) config: ProducerConfig,
+    pub(crate) runtime: Handle,
+    pub(crate) topics: RwLock<Topics>,
+    pub(crate) budget: Budget,
+    pub(crate) buffers: Buffers,
+    pub(crate) timers: Timers,
+    pub(crate) router: RouterQueue,
+    pub(crate) counts: Counts,
+    /// The transaction the records are part of, if any.
+    pub(crate) link: Option<Arc<Link>>,
+    /// Set to `true` when the tasks have to end.
+    pub(crate) ended: watch::Sender<bool>,
+    limits: Limits,
+    gate: AtomicU8,
+    lanes: Mutex<HashMap<BrokerId, Arc<LaneQueue>>>,
+    identity: Mutex<Option<Identity>>,
+    fatal: OnceLock<Error>,
+    unreported: Mutex<Option<Error>>,
+}
+
+const OPEN: u8 = 0;
+const CLOSED: u8 = 1;
+const FATAL: u8 = 2;
+
+/// Why a record was not taken.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// No room now.
+    Full,
+    /// The topic, or a partition of it, is not known yet.
+    Unknown,
+    /// It never will be.
+    Error(Error),
+}
+
+impl Engine {
+    /// Starts the tasks on the client's runtime.
+    pub(crate) fn start(client: Client, config: ProducerConfig, link: Option<Arc<Link>>) -> Arc<Self> {
+        let limits = Limits {
+            options: BatchOptions {
+                compression: config.compression,
+                level: config.compression_level,
+                timestamp_type: TimestampType::CreateTime,
+            },
+            batch_size: config.batch_size,
+            max_in_flight: config.max_in_flight,
+            idempotent: config.is_idempotent(),
+            transactional: link.is_some(),
+            delivery_timeout: config.delivery_timeout,
+        };
+        let runtime = client.pool().runtime().clone();
+        let engine = Arc::new(Self {
+            budget: Budget::new(config.buffer_memory),
+            buffers: Buffers::new(config.batch_size, config.buffer_memory / config.batch_size),
+            timers: Timers::new(config.linger, config.delivery_timeout),
+            router: RouterQueue::default(),
+            topics: RwLock::default(),
+            counts: Counts::default(),
+            ended: watch::Sender::new(false),
+            gate: AtomicU8::new(OPEN),
+            lanes: Mutex::default(),
+            identity: Mutex::default(),
+            fatal: OnceLock::new(),
+            unreported: Mutex::default(),
+            runtime: runtime.clone(),
+            client,
+            config,
+            link,
+            limits,
+        });
+        runtime.spawn(super::timer::run(Arc::clone(&engine)));
+        runtime.spawn(super::router::run(Arc::clone(&engine)));
+        engine
+    }
+
+    /// Encodes a record into its partition's open batch, if there is room.
+    pub(crate) fn push(&self, record: &ProducerRecord<'_>) -> Result<Ticket, Refusal> {
+        if self.gate.load(Ordering::Relaxed) != OPEN {
+            return Err(Refusal::Error(self.refusal()));
+        }
+        if let Some(link) = &self.link {
+            link.check_send().map_err(Refusal::Error)?;
+        }
+        let headers = |sum: usize, header: &Header<'_>| {
+            sum.saturating_add(HEADER_OVERHEAD + header.name.len() + header.value.map_or(0, <[u8]>::len))
+        };
+        let size = record.key.map_or(0, <[u8]>::len).saturating_add(record.value.map_or(0, <[u8]>::len));
+        let size = record.headers.iter().fold(size, headers);
+        if size.saturating_add(RECORD_OVERHEAD) > self.config.max_request_size.min(self.config.buffer_memory)
+        {
+            return Err(Refusal::Error(self.too_large(record, size)));
+        }
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        let topic = topics.find(record.topic).ok_or(Refusal::Unknown)?;
+        let partition = self.choose(topic, record)?;
+        let slot = topic.slot(partition).ok_or(Refusal::Unknown)?;
+        self.append(slot, record)
+    }
+
+    #[inline]
+    fn choose(&self, topic: &TopicSlots, record: &ProducerRecord<'_>) -> Result<PartitionId, Refusal> {
+        if let Some(partition) = record.partition {
+            return Ok(partition);
+        }
+        let count = topic.partitions();
+        let sticky = || {
+            topic
+                .shared
+                .sticky
+                .partition(count, |id| topic.slot(id).is_some_and(|slot| slot.led.load(Ordering::Relaxed)))
+        };
+        let chosen = match (&self.config.partitioner, record.key) {
+            (Partitioner::Default, Some(key)) => partition::keyed(key, count),
+            (Partitioner::Default, None) | (Partitioner::Sticky, _) => sticky(),
+            (Partitioner::RoundRobin, _) => {
+                let turn = topic.shared.turn.fetch_add(1, Ordering::Relaxed);
+                turn.checked_rem(count).map(|id| PartitionId(id as i32))
+            }
+            (Partitioner::Custom(choose), key) if count > 0 => {
+                let view = Partitioning { topic: record.topic, key, value: record.value, partitions: count };
+                let chosen = choose(&view);
+                if topic.slot(chosen).is_none() {
+                    let text = format!("the partitioner chose partition {chosen} of {count}");
+                    return Err(Refusal::Error(Error::misuse(text).with_topic(record.topic)));
+                }
+                Some(chosen)
+            }
+            (Partitioner::Custom(_), _) => None,
+        };
+        chosen.ok_or(Refusal::Unknown)
+    }
+
+    #[inline]
+    fn append(&self, slot: &Arc<Slot>, record: &ProducerRecord<'_>) -> Result<Ticket, Refusal> {
+        let mut guard = slot.state();
+        let state = &mut *guard;
+        let timestamp = match record.timestamp {
+            Some(timestamp) => timestamp,
+            None => match state.clock {
+                Clock::Fresh(time) if state.batches.opened_at().is_some() => time,
+                _ => now_ms(),
+            },
+        };
+        let entry = Entry { timestamp, key: record.key, value: record.value, headers: record.headers };
+        match state.batches.push(&entry, &SlotSupply { engine: self, slot }) {
+            Ok(pushed) => {
+                let ticket = Ticket::new(pushed.token, pushed.index, timestamp);
+                let (opened, closed) = (pushed.opened, pushed.closed);
+                if let Some(opened) = opened {
+                    self.on_opened(slot, state, opened, &ticket, closed);
+                }
+                Ok(ticket)
+            }
+            Err(Refused::Full) => {
+                // It may have closed a full batch.
+                self.schedule(slot, state);
+                Err(Refusal::Full)
+            }
+            Err(Refused::Stopped) => Err(Refusal::Error(self.refusal())),
+            Err(Refused::Unwritable(error)) => {
+                Err(Refusal::Error(Error::misuse(error.to_string()).with_topic_partition(&slot.tp)))
+            }
+        }
+    }
+
+    #[cold]
+    fn on_opened(
+        &self,
+        slot: &Arc<Slot>,
+        state: &mut SlotState,
+        opened: Instant,
+        ticket: &Ticket,
+        closed: bool,
+    ) {
+        if closed {
+            slot.topic.sticky.on_batch_closed(slot.tp.partition);
+        }
+        // Without a linger the timer does not look at the batch.
+        let watched = !self.config.linger.is_zero() && self.config.linger <= CLOCK_AGE;
+        state.clock = if watched { Clock::Fresh(now_ms()) } else { Clock::Stale };
+        self.timers.on_opened(slot, ticket.batch(), opened);
+        if self.config.linger.is_zero() {
+            state.batches.mark_due();
+        }
+        if state.lane.is_none() && !state.parked {
+            // The leader is looked for while the batch lingers.
+            state.parked = true;
+            self.router.park(Arc::clone(slot), opened, false);
+        } else {
+            self.schedule(slot, state);
+        }
+    }
+
+    /// Queues a partition at its lane, or at the router, if it has something to send.
+    pub(crate) fn schedule(&self, slot: &Arc<Slot>, state: &mut SlotState) {
+        if state.queued || state.parked || state.batches.next_size().is_none() {
+            return;
+        }
+        let outside = self.link.as_ref().is_some_and(|link| link.must_join(state.joined));
+        match &state.lane {
+            Some(lane) if !outside => {
+                state.queued = true;
+                lane.push(Arc::clone(slot));
+            }
+            _ => {
+                state.parked = true;
+                self.router.park(Arc::clone(slot), self.now(), false);
+            }
+        }
+    }
+
+    /// The partition's next try needs the router's help, after `delay`.
+    pub(crate) fn park(&self, slot: &Arc<Slot>, state: &mut SlotState, delay: Duration, refresh: bool) {
+        if refresh {
+            state.lane = None;
+        }
+        if !state.parked {
+            state.parked = true;
+            self.router.park(Arc::clone(slot), self.now() + delay, refresh);
+        }
+    }
+
+    /// The lane of a broker, started if there is none.
+    pub(crate) fn lane(self: &Arc<Self>, broker: BrokerId) -> Arc<LaneQueue> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let lane = lanes.entry(broker).or_insert_with(|| {
+            let queue = Arc::new(LaneQueue::new(broker));
+            self.runtime.spawn(lane::run(Arc::clone(self), Arc::clone(&queue)));
+            queue
+        });
+        Arc::clone(lane)
+    }
+
+    /// Who the producer is; `None` until the router (or `init`) asked.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_identity(&self, identity: Identity) {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity);
+    }
+
+    /// Time, by the runtime's clock (which tests can stop).
+    pub(crate) fn now(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    /// All partitions.
+    pub(crate) fn slots(&self) -> Vec<Arc<Slot>> {
+        self.topics.read().unwrap_or_else(PoisonError::into_inner).slots().cloned().collect()
+    }
+
+    /// Asks for a topic and its partitions.
+    pub(crate) async fn learn(&self, name: &str) -> Result<()> {
+        let known = {
+            let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+            topics.find(name).is_some()
+        };
+        // What is cached did not help: the partition may be new.
+        let topic = if known {
+            self.client.topic_with(name, &mut self.client.attempts()).await?
+        } else {
+            self.client.topic(name).await?
+        };
+        self.take_over(&topic);
+        Ok(())
+    }
+
+    pub(crate) fn take_over(&self, topic: &milena_core::cluster::Topic) {
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        topics.learn(topic, self.limits, self.client.seed());
+    }
+
+    /// Whether a partition exists, after [`learn`](Self::learn).
+    pub(crate) fn knows(&self, topic: &str, partition: Option<PartitionId>) -> bool {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.find(topic).is_some_and(|known| match partition {
+            Some(partition) => known.slot(partition).is_some(),
+            None => known.partitions() > 0,
+        })
+    }
+
+    /// Senders wait for room: all open batches are sent.
+    pub(crate) fn press(&self) {
+        for slot in self.slots() {
+            let mut state = slot.state();
+            if state.batches.mark_due() {
+                self.schedule(&slot, &mut state);
+            }
+        }
+    }
+
+    /// Waits until everything sent before is settled; the first error of it.
+    ///
+    /// # Cancellation
+    /// Sending goes on; errors are left to the next flush.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        let mut earlier = Restore { engine: self, error: self.take_unreported() };
+        let mut set = FlushSet::default();
+        for slot in self.slots() {
+            let mut state = slot.state();
+            state.batches.unsettled().for_each(|batch| set.watch(batch));
+            if state.batches.mark_due() {
+                self.schedule(&slot, &mut state);
+            }
+        }
+        let failed = set.settled(&|error| self.note(error)).await;
+        match earlier.error.take().or(failed) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// An error that no flush covers yet.
+    pub(crate) fn note(&self, error: Error) {
+        self.unreported.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    /// Takes the first error that no flush reported.
+    pub(crate) fn take_unreported(&self) -> Option<Error> {
+        self.unreported.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// A batch, or a part of one, is in the log.
+    pub(crate) fn acked(&self, settled: Settled<Arc<BatchState>>, delivered: Delivered) {
+        self.counts.on_acked(settled.records.len());
+        settled.token.settle(settled.records, Ok(delivered));
+        self.budget.refund(settled.refund);
+    }
+
+    /// A batch, or a part of one, failed.
+    pub(crate) fn failed(
+        &self,
+        tp: &TopicPartition,
+        settled: Settled<Arc<BatchState>>,
+        failure: Failure,
+        cause: Option<&Error>,
+    ) {
+        let waited = self.now().saturating_duration_since(settled.created);
+        let maybe = settled.maybe_written || failure == Failure::MaybeWritten;
+        let error = delivery_error(failure, cause, self.config.delivery_timeout)
+            .with_maybe_applied(maybe)
+            .with_topic_partition(tp)
+            .with_api("Produce")
+            .with_attempts(settled.attempts, waited);
+        self.counts.on_failed(settled.records.len());
+        tracing::warn!(records = settled.records.len(), %error, "records were not acknowledged");
+        if let Some(link) = &self.link {
+            link.on_failed(&error);
+        }
+        if settled.token.settle(settled.records, Err(error.clone())) {
+            self.note(error);
+        }
+        self.budget.refund(settled.refund);
+    }
+
+    /// The producer can't go on: everything that waits fails, and every send.
+    pub(crate) fn fail_for_good(&self, error: Error) {
+        if let Some(link) = &self.link {
+            link.on_fenced(&error);
+            self.stop(&error);
+            return;
+        }
+        let _ = self.fatal.set(error.clone());
+        self.gate.store(FATAL, Ordering::Release);
+        self.stop(&error);
+    }
+
+    /// Fails what waits; what is in flight is settled at its answer and not sent again.
+    pub(crate) fn stop(&self, cause: &Error) {
+        for slot in self.slots() {
+            let gone = slot.state().batches.stop();
+            for (settled, failure) in gone {
+                self.failed(&slot.tp, settled, failure, Some(cause));
+            }
+        }
+    }
+
+    /// Fails everything, also what is in flight, and ends the tasks.
+    pub(crate) fn discard(&self, cause: &Error) {
+        self.shut();
+        self.ended.send_replace(true);
+        for slot in self.slots() {
+            let gone = slot.state().batches.abandon();
+            for (settled, failure) in gone {
+                self.failed(&slot.tp, settled, failure, Some(cause));
+            }
+        }
+    }
+
+    /// A new transaction begins: the offsets of the last one do not count.
+    pub(crate) fn forget_offsets(&self) {
+        for slot in self.slots() {
+            let mut state = slot.state();
+            state.first_offset = None;
+            state.lost_offset = false;
+        }
+    }
+
+    /// The first offset of the transaction in each partition it wrote to.
+    pub(crate) fn first_offsets(&self) -> Result<Vec<(TopicPartition, Offset)>> {
+        let mut found = Vec::new();
+        for slot in self.slots() {
+            let state = slot.state();
+            if state.lost_offset {
+                return Err(Error::new(
+                    ErrorKind::DataLoss,
+                    "the broker did not say at which offset the transaction begins",
+                )
+                .with_topic_partition(&slot.tp)
+                .with_remedy("abort the transaction and write it again"));
+            }
+            found.extend(state.first_offset.map(|first| (slot.tp.clone(), first)));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Takes records again after [`stop`](Self::stop).
+    pub(crate) fn resume(&self) {
+        for slot in self.slots() {
+            slot.state().batches.resume();
+        }
+    }
+
+    fn refusal(&self) -> Error {
+        match self.fatal.get() {
+            Some(error) => error.clone(),
+            None => Error::closed("the producer is closed"),
+        }
+    }
+
+    #[cold]
+    fn too_large(&self, record: &ProducerRecord<'_>, size: usize) -> Error {
+        let limit = self.config.max_request_size.min(self.config.buffer_memory);
+        Error::misuse(format!("a record of {size} bytes is larger than the limit of {limit}"))
+            .with_topic(record.topic)
+            .with_remedy("raise max_request_size (and buffer_memory, and the topic's max.message.bytes), or send smaller records")
+    }
+
+    /// Refuses records from now on.
+    pub(crate) fn shut(&self) {
+        let _ = self.gate.compare_exchange(OPEN, CLOSED, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Ends: waits for what was taken, `timeout` at most, and gives up the rest.
+    pub(crate) async fn finish(&self, timeout: Duration) -> Result<()> {
+        self.shut();
+        let flushed = tokio::time::timeout(timeout, self.flush()).await;
+        self.discard(&Error::closed("the producer was closed"));
+        flushed.unwrap_or_else(|_| {
+            let text =
+                format!("not all records were acknowledged within {timeout:?}; their tickets say which");
+            Err(Error::new(ErrorKind::Timeout, text))
+        })
+    }
+}
+
+/// Bytes a record takes besides its key and value, at most, with the header of its batch.
+const RECORD_OVERHEAD: usize = 61 + 36;
+
+/// Bytes a header takes besides its name and value, at most.
+const HEADER_OVERHEAD: usize = 10;
+
+struct SlotSupply<'a> {
+    engine: &'a Engine,
+    slot: &'a Slot,
+}
+
+impl Supply<Arc<BatchState>> for SlotSupply<'_> {
+    fn pay(&self, bytes: usize) -> bool {
+        self.engine.budget.pay(bytes)
+    }
+
+    fn open(&self, capacity: usize) -> Opening<Arc<BatchState>> {
+        Opening {
+            token: BatchState::new(self.slot.tp.clone()),
+            buffer: self.engine.buffers.take(capacity),
+            now: self.engine.now(),
+        }
+    }
+}
+
+/// Puts an error back that a flush was to report and did not.
+struct Restore<'a> {
+    engine: &'a Engine,
+    error: Option<Error>,
+}
+
+impl Drop for Restore<'_> {
+    fn drop(&mut self) {
+        if let Some(error) = self.error.take() {
+            self.engine.note(error);
+        }
+    }
+}
+
+fn delivery_error(failure: Failure, cause: Option<&Error>, timeout: Duration) -> Error {
+    let because = cause.map(|cause| format!(": {}", cause.message())).unwrap_or_default();
+    // What stopped the batch says more than how long it waited.
+    let stopped = cause.filter(|cause| matches!(cause.kind(), ErrorKind::Closed) || !cause.is_retriable());
+    match failure {
+        Failure::TooLarge => Error::broker_code(ErrorCode::MESSAGE_TOO_LARGE, None).with_remedy(
+            "raise the topic's max.message.bytes (the broker's message.max.bytes), or send smaller records",
+        ),
+        Failure::OutOfOrder => Error::broker_code(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER, None),
+        Failure::Refused(_) => cause.cloned().unwrap_or_else(|| Error::peer("the broker refused the batch")),
+        Failure::NotWritten => {
+            let kind = stopped.map_or(ErrorKind::Timeout, Error::kind);
+            let why = if stopped.is_some() { String::new() } else { format!(" within {timeout:?}") };
+            Error::new(kind, format!("not written{why}{because}"))
+        }
+        Failure::MaybeWritten => {
+            let kind = stopped.map_or(ErrorKind::Timeout, Error::kind);
+            let why = if stopped.is_some() { String::new() } else { format!(" within {timeout:?}") };
+            Error::new(kind, format!("possibly written: no acknowledgement{why}{because}"))
+                .with_remedy("read the topic's end before sending it again, or accept a duplicate")
+        }
+    }
+}
