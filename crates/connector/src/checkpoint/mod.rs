@@ -1,0 +1,10 @@
+//! Checkpoints: the codec of their contents, the directory they live in, and when they are taken.
+
+pub mod coordinator;
+pub mod lock;
+pub mod snapshot;
+pub mod state;
+pub mod store;
+
+pub use snapshot::CheckpointState;
+pub use store::{CheckpointId, CheckpointStore, Damaged, Stored};

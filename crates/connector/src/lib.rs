@@ -1,0 +1,15 @@
+//! milena-connector: sources, sinks, progress, checkpoints and the job runtime.
+//!
+//! A job reads topics through a [`source`], follows event time with [`progress`], writes topics through a [`sink`], and takes
+//! [`checkpoint`]s, so that after a crash each record counts exactly once. Everything that decides is pure: `now` is an
+//! argument and data comes back. Only [`runtime`] spawns tasks.
+
+pub mod checkpoint;
+mod error;
+pub mod progress;
+pub mod runtime;
+pub mod schema;
+pub mod sink;
+pub mod source;
+
+pub use error::{BoxError, Error, ErrorKind, Result};

@@ -1,0 +1,166 @@
+//! The prepared transactions of a job, from their snapshot to their commit.
+
+use std::collections::BTreeMap;
+
+use tokio::task::JoinSet;
+
+use super::control::{Halt, JobControl, Step};
+use crate::checkpoint::CheckpointId;
+use crate::sink::OnLoss;
+use crate::sink::committable::{Committable, TransactionIdentity};
+use crate::sink::committer::{Committer, failure};
+use crate::sink::naming::{NamePool, TransactionName};
+use crate::sink::outcome::Outcome;
+use crate::{Error, ErrorKind};
+
+/// Commits on the way at once, at most.
+const AT_ONCE: usize = 32;
+
+/// What a commit came to, when it is no error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    Committed,
+    /// Not committed, and the policy is to go on.
+    Lost,
+}
+
+/// Keeps each prepared transaction until its outcome is known. A transaction belongs to every checkpoint written until then.
+pub(super) struct Commits {
+    committer: Committer,
+    control: JobControl,
+    on_loss: OnLoss,
+    pending: BTreeMap<TransactionIdentity, Pending>,
+    running: JoinSet<Result<(Committable, Outcome), Halt>>,
+}
+
+struct Pending {
+    committable: Committable,
+    state: PendingState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PendingState {
+    /// Its checkpoint is not complete.
+    Prepared,
+    /// It is to be committed, when there is room.
+    Due,
+    Running,
+}
+
+impl Commits {
+    pub(super) fn new(committer: Committer, control: JobControl, on_loss: OnLoss) -> Self {
+        Self { committer, control, on_loss, pending: BTreeMap::new(), running: JoinSet::new() }
+    }
+
+    /// Takes a transaction that a subtask prepared.
+    pub(super) fn insert(&mut self, committable: Committable) {
+        self.pending.insert(committable.identity(), Pending { committable, state: PendingState::Prepared });
+    }
+
+    /// Takes over what was learned about a transaction since. One that was settled in the meantime stays settled.
+    pub(super) fn update(&mut self, committable: Committable) {
+        if let Some(pending) = self.pending.get_mut(&committable.identity()) {
+            pending.committable = committable;
+        }
+    }
+
+    /// Every transaction whose outcome is not known, by checkpoint and name: what a checkpoint must hold.
+    pub(super) fn unsettled(&self) -> Vec<Committable> {
+        let mut all: Vec<Committable> =
+            self.pending.values().map(|pending| pending.committable.clone()).collect();
+        all.sort_by_key(|committable| (committable.checkpoint, committable.subtask));
+        all
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// A checkpoint is complete: it and everything before it may be committed.
+    pub(super) fn on_complete(&mut self, checkpoint: CheckpointId) {
+        for pending in self.pending.values_mut() {
+            if pending.state == PendingState::Prepared && pending.committable.checkpoint <= checkpoint {
+                pending.state = PendingState::Due;
+            }
+        }
+        self.start_due();
+    }
+
+    /// Starts what is due, oldest first, as far as there is room.
+    fn start_due(&mut self) {
+        while self.running.len() < AT_ONCE {
+            let due = self.pending.values_mut().filter(|pending| pending.state == PendingState::Due);
+            let Some(pending) = due.min_by_key(|pending| pending.committable.checkpoint) else { return };
+            pending.state = PendingState::Running;
+            let committable = pending.committable.clone();
+            let (committer, control) = (self.committer.clone(), self.control.clone());
+            self.running.spawn(async move {
+                let subtask = Some(committable.subtask);
+                control.reach(Step::BeforeCommit, subtask)?;
+                let sent = || control.reach(Step::AfterCommitSent, subtask);
+                let outcome = committer.commit(&committable, sent).await?;
+                Ok((committable, outcome))
+            });
+        }
+    }
+
+    /// Whether a commit is on the way.
+    pub(super) fn is_running(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    /// The next outcome. Waits for ever when nothing is on the way.
+    ///
+    /// # Cancellation
+    /// Safe: nothing is lost.
+    pub(super) async fn next(&mut self, names: &NamePool, prefixes: &[String]) -> Result<Settled, Halt> {
+        let joined = match self.running.join_next().await {
+            Some(joined) => joined,
+            None => std::future::pending().await,
+        };
+        let (committable, outcome) = joined.unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::Closed, "a commit ended unexpectedly").with_source(error).into())
+        })?;
+        let settled = self.judge(&committable, &outcome)?;
+        self.pending.remove(&committable.identity());
+        let id = &committable.transaction.transactional_id;
+        if let Some(name) = prefixes.iter().find_map(|prefix| TransactionName::parse(prefix, id)) {
+            names.release(name);
+        }
+        self.start_due();
+        self.control.reach(Step::AfterCommit, Some(committable.subtask))?;
+        Ok(settled)
+    }
+
+    fn judge(&self, committable: &Committable, outcome: &Outcome) -> Result<Settled, Halt> {
+        let Some(error) = failure(committable, outcome) else { return Ok(Settled::Committed) };
+        match outcome {
+            // It is known to be decided, only not shown: nothing points to a loss.
+            Outcome::Unknown { decided: true, .. } => {
+                tracing::warn!(%error, "a commit could not be verified");
+                Ok(Settled::Committed)
+            }
+            Outcome::Aborted { .. }
+            | Outcome::Partial { .. }
+            | Outcome::Hanging { .. }
+            | Outcome::Unknown { .. }
+                if self.on_loss == OnLoss::Continue =>
+            {
+                tracing::error!(%error, "going on without the records of a transaction, as configured");
+                Ok(Settled::Lost)
+            }
+            _ => Err(error.into()),
+        }
+    }
+
+    /// Transactions that no complete checkpoint promises.
+    pub(super) fn unpromised(&self) -> Vec<Committable> {
+        let prepared = self.pending.values().filter(|pending| pending.state == PendingState::Prepared);
+        prepared.map(|pending| pending.committable.clone()).collect()
+    }
+
+    /// Ends everything on the way.
+    pub(super) async fn shutdown(&mut self) {
+        self.running.shutdown().await;
+    }
+}

@@ -1,0 +1,510 @@
+//! The coordinator of one run, from the restore to the end: it moves data between the pure parts and the tasks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use milena::Client;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
+
+use super::commits::{Commits, Settled};
+use super::config::JobConfig;
+use super::control::{Halt, JobControl};
+use super::job::Pipeline;
+use super::persist::{self, Written};
+use super::recovery;
+use super::registry::PrefixClaim;
+use super::report::{Gauges, JobReport, job_watermark};
+use super::subtask::{ABORT_WITHIN, Command, Event, Snapshot, SubtaskContext};
+use crate::checkpoint::coordinator::{Action, Coordinator};
+use crate::checkpoint::state::Encoder;
+use crate::checkpoint::{CheckpointId, CheckpointState, CheckpointStore};
+use crate::sink::committer::Committer;
+use crate::sink::naming::NamePool;
+use crate::source::{Command as SourceCommand, Discovered, Enumerator, Resolved};
+use crate::{Error, ErrorKind, Result};
+
+/// How often numbers are published.
+const PUBLISH_EVERY: Duration = Duration::from_millis(250);
+/// How long connections may take to close at the end.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+enum Lookup {
+    Discovered(Result<Discovered>),
+    Resolved(Result<Vec<Resolved>>),
+}
+
+/// One run of a job: from a restore to an end, a failure, or a crash.
+pub(super) struct Run<'a> {
+    pipeline: &'a mut dyn Pipeline,
+    config: &'a JobConfig,
+    control: &'a JobControl,
+    report: &'a mut JobReport,
+    began: Instant,
+    /// Records of the runs before this restart.
+    before: (u64, u64),
+    store: Option<Arc<CheckpointStore>>,
+    source_client: Client,
+    sink_client: Client,
+    prefixes: Vec<String>,
+    names: NamePool,
+    enumerator: Enumerator,
+    schedule: Coordinator<Snapshot>,
+    triggered: Instant,
+    commits: Commits,
+    subtasks: JoinSet<Result<(), Halt>>,
+    commands: Vec<UnboundedSender<Command>>,
+    events: UnboundedReceiver<Event>,
+    gauges: Vec<Arc<Gauges>>,
+    lookups: JoinSet<Lookup>,
+    writing: JoinSet<Result<Written, Halt>>,
+    /// Whether a checkpoint may be on the disk that is not known to be: from the start of its write to its success.
+    in_doubt: bool,
+    /// The watermark of the checkpoint that is being written.
+    watermark_in_writing: Option<i64>,
+    finished: BTreeSet<u32>,
+    stop_by: Option<Instant>,
+    claim: Option<Arc<PrefixClaim>>,
+}
+
+impl<'a> Run<'a> {
+    /// Restores, recovers, runs and tidies up.
+    pub(super) async fn once(
+        pipeline: &'a mut dyn Pipeline,
+        config: &'a JobConfig,
+        control: &'a JobControl,
+        began: Instant,
+        report: &'a mut JobReport,
+    ) -> Result<(), Halt> {
+        let mut stopping = control.stopping();
+        let stopped = async {
+            let _ = stopping.wait_for(|&stop| stop).await;
+            tokio::time::sleep(config.stop_timeout).await;
+        };
+        let mut run = tokio::select! {
+            started = Self::start(pipeline, config, control, began, report) => started?,
+            () = stopped => {
+                let text = format!("the job was stopped while it started, and did not get further within {:?}", config.stop_timeout);
+                return Err(Error::new(ErrorKind::Timeout, text).into());
+            }
+        };
+        let ended = run.drive().await;
+        run.publish();
+        match &ended {
+            Ok(()) => {
+                for client in [&run.sink_client, &run.source_client] {
+                    // The job is done and its output committed; a connection that does not close in time changes nothing.
+                    let _ = client.close(CLOSE_WITHIN).await;
+                }
+            }
+            Err(Halt::Error(_)) => run.abort().await,
+            Err(Halt::Crash(_)) => {}
+        }
+        run.subtasks.shutdown().await;
+        run.lookups.shutdown().await;
+        run.writing.shutdown().await;
+        run.commits.shutdown().await;
+        ended
+    }
+
+    async fn start(
+        pipeline: &'a mut dyn Pipeline,
+        config: &'a JobConfig,
+        control: &'a JobControl,
+        began: Instant,
+        report: &'a mut JobReport,
+    ) -> Result<Self, Halt> {
+        let opened = persist::open(config).await?;
+        report.damaged_checkpoints = opened.damaged;
+        let restored = opened.restored;
+        let sink = pipeline.sink().clone();
+        let sink_client = Client::connect(sink.client.clone()).await.map_err(Error::from)?;
+        let source_client = Client::connect(pipeline.source_client().clone()).await.map_err(Error::from)?;
+        let claim = match &sink.prefix {
+            Some(prefix) => Some(PrefixClaim::wait(&cluster_name(&sink_client), prefix).await?),
+            None => None,
+        };
+        recovery::check_timeout(&sink_client, &sink).await?;
+        let recovered =
+            recovery::recover(&sink_client, &sink, restored.as_ref(), config.parallelism, control).await?;
+        let metrics = &mut report.metrics;
+        metrics.restored_from = restored.as_ref().map(|state| state.id);
+        metrics.committed_transactions += recovered.committed;
+        metrics.lost_transactions += recovered.lost;
+        metrics.aborted_lingering += recovered.aborted;
+        metrics.watermark = restored.as_ref().and_then(|state| state.watermark).max(metrics.watermark);
+        metrics.checkpoint_watermark = restored.as_ref().and_then(|state| state.watermark);
+        let before = (metrics.records_in, metrics.records_out);
+        let prefixes = recovery::prefixes(&sink, restored.as_ref());
+        let enumerator = persist::enumerator(pipeline, config.parallelism, restored)?;
+        let committer = Committer::new(sink_client.clone(), sink.commit);
+        let checkpoint = &config.checkpoint;
+        let schedule = Coordinator::new(
+            config.parallelism,
+            Some(checkpoint.interval),
+            checkpoint.timeout,
+            opened.next_id,
+            Instant::now(),
+        );
+        let (tell, events) = unbounded_channel();
+        let mut run = Self {
+            pipeline,
+            config,
+            control,
+            report,
+            began,
+            before,
+            store: opened.store,
+            source_client,
+            sink_client,
+            prefixes,
+            names: NamePool::new(),
+            enumerator,
+            schedule,
+            triggered: Instant::now(),
+            commits: Commits::new(committer, control.clone(), sink.on_loss),
+            subtasks: JoinSet::new(),
+            commands: Vec::new(),
+            events,
+            gauges: Vec::new(),
+            lookups: JoinSet::new(),
+            writing: JoinSet::new(),
+            in_doubt: false,
+            watermark_in_writing: None,
+            finished: BTreeSet::new(),
+            stop_by: None,
+            claim,
+        };
+        for subtask in 0..config.parallelism {
+            run.spawn_subtask(subtask, tell.clone());
+        }
+        Ok(run)
+    }
+
+    fn spawn_subtask(&mut self, subtask: u32, events: UnboundedSender<Event>) {
+        let (tell, commands) = unbounded_channel();
+        let gauges = Arc::new(Gauges::new());
+        let context = SubtaskContext {
+            subtask,
+            source_client: self.source_client.clone(),
+            sink_client: self.sink_client.clone(),
+            names: self.names.clone(),
+            control: self.control.clone(),
+            gauges: Arc::clone(&gauges),
+            commands,
+            events,
+            _claim: self.claim.clone(),
+        };
+        self.commands.push(tell);
+        self.gauges.push(gauges);
+        self.subtasks.spawn(self.pipeline.subtask(context));
+        self.enumerator.register_reader(subtask);
+    }
+
+    async fn drive(&mut self) -> Result<(), Halt> {
+        let mut stopping = self.control.stopping();
+        let mut publish_at = Instant::now();
+        loop {
+            self.carry_out_source_commands()?;
+            let wake = self.advance_checkpoints()?;
+            if wake.is_none() && self.commits.len() == 0 {
+                return self.end_subtasks().await;
+            }
+            let now = Instant::now();
+            if now >= publish_at {
+                self.publish();
+                publish_at = now + PUBLISH_EVERY;
+            }
+            if self.stop_by.is_some_and(|by| now >= by) {
+                return Err(self.stop_took_too_long().into());
+            }
+            let deadlines = [wake.flatten(), self.enumerator.next_deadline(), self.stop_by, Some(publish_at)];
+            let until = deadlines.into_iter().flatten().min().unwrap_or(publish_at);
+            let stop_asked = self.stop_by.is_some();
+            tokio::select! {
+                Some(event) = self.events.recv() => self.on_event(event),
+                Some(ended) = self.subtasks.join_next() => return Err(early_end(ended)),
+                settled = self.commits.next(&self.names, &self.prefixes), if self.commits.is_running() => {
+                    self.on_settled(settled?);
+                }
+                Some(looked) = self.lookups.join_next() => self.on_lookup(looked),
+                Some(written) = self.writing.join_next() => self.on_written(written)?,
+                _ = stopping.wait_for(|&stop| stop), if !stop_asked => self.request_last(),
+                () = tokio::time::sleep_until(until.into()) => self.enumerator.tick(Instant::now()),
+            }
+        }
+    }
+
+    fn request_last(&mut self) {
+        if self.stop_by.is_none() {
+            self.stop_by = Some(Instant::now() + self.config.stop_timeout);
+        }
+        self.schedule.request_last();
+    }
+
+    fn stop_took_too_long(&self) -> Error {
+        Error::new(
+            ErrorKind::Timeout,
+            format!(
+                "the job did not come to its end within {} s ({} commits outstanding); what its last checkpoint promised is \
+                 committed by the next start",
+                self.config.stop_timeout.as_secs(),
+                self.commits.len()
+            ),
+        )
+    }
+
+    fn carry_out_source_commands(&mut self) -> Result<(), Halt> {
+        while let Some(command) = self.enumerator.poll_command() {
+            match command {
+                SourceCommand::Discover => {
+                    let looking = self.pipeline.discover(self.source_client.clone());
+                    self.lookups.spawn(async move { Lookup::Discovered(looking.await) });
+                }
+                SourceCommand::ResolveOffsets(requests) => {
+                    let looking = self.pipeline.resolve(self.source_client.clone(), requests);
+                    self.lookups.spawn(async move { Lookup::Resolved(looking.await) });
+                }
+                SourceCommand::Assign { subtask, splits } => self.tell(subtask, Command::Assign(splits)),
+                SourceCommand::Remove { subtask, partitions } => {
+                    self.tell(subtask, Command::Remove(partitions));
+                }
+                SourceCommand::NoMoreSplits { subtask } => self.tell(subtask, Command::NoMoreSplits),
+                SourceCommand::Fail(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the schedule as far as it goes. Returns when to look again, or `None` after the last checkpoint.
+    fn advance_checkpoints(&mut self) -> Result<Option<Option<Instant>>, Halt> {
+        // A checkpoint before the first offsets are known would make a restored job apply its start mode again.
+        if !self.enumerator.is_resolved() && !self.schedule.is_last_requested() {
+            return Ok(Some(None));
+        }
+        loop {
+            match self.schedule.poll_action(Instant::now()) {
+                Action::Trigger { id, last } => {
+                    self.triggered = Instant::now();
+                    self.tell_all(|| Command::Barrier { checkpoint: id, last });
+                }
+                Action::Write { id, snapshots } => self.write(id, &snapshots),
+                Action::Expired { id, missing, in_a_row } => {
+                    self.report.metrics.expired_checkpoints += 1;
+                    self.tell_all(|| Command::Forget { checkpoint: id });
+                    let text = format!(
+                        "checkpoint {id} was not complete within {} s: no answer from subtasks {missing:?}",
+                        self.config.checkpoint.timeout.as_secs_f64()
+                    );
+                    if in_a_row > self.config.checkpoint.tolerated_timeouts {
+                        let text = format!("{text}; {in_a_row} in a row");
+                        return Err(Error::new(ErrorKind::Timeout, text).into());
+                    }
+                    tracing::warn!("{text}; going on");
+                }
+                Action::Wait(until) => return Ok(Some(until)),
+                Action::Ended => return Ok(None),
+            }
+        }
+    }
+
+    fn write(&mut self, id: CheckpointId, snapshots: &[Snapshot]) {
+        let at_barrier: Vec<_> = snapshots.iter().map(|snapshot| snapshot.metrics).collect();
+        let watermark = job_watermark(self.report.metrics.checkpoint_watermark, &at_barrier);
+        self.watermark_in_writing = watermark;
+        let mut enumerator = Encoder::new();
+        self.enumerator.snapshot().encode(&mut enumerator);
+        let sink = self.pipeline.sink();
+        let state = CheckpointState {
+            job: self.config.name.clone(),
+            id,
+            parallelism: self.config.parallelism,
+            delivery: sink.delivery,
+            prefix: sink.prefix.clone(),
+            enumerator: enumerator.finish(),
+            splits: snapshots.iter().flat_map(|snapshot| snapshot.splits.iter().cloned()).collect(),
+            watermark,
+            subtask_watermarks: at_barrier.iter().map(|metrics| metrics.watermark).collect(),
+            committables: self.commits.unsettled(),
+            writers: snapshots.iter().map(|snapshot| snapshot.writer.clone()).collect(),
+        };
+        let (store, client, control) = (self.store.clone(), self.sink_client.clone(), self.control.clone());
+        self.in_doubt = true;
+        self.writing.spawn(async move { persist::write(store, &client, &control, state).await });
+    }
+
+    fn on_written(
+        &mut self,
+        written: Result<Result<Written, Halt>, tokio::task::JoinError>,
+    ) -> Result<(), Halt> {
+        let Written { id, committables, offsets } = written.unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::Closed, "writing a checkpoint ended unexpectedly")
+                .with_source(error)
+                .into())
+        })?;
+        self.in_doubt = false;
+        for committable in committables {
+            self.commits.update(committable);
+        }
+        let metrics = &mut self.report.metrics;
+        metrics.checkpoints += 1;
+        metrics.last_checkpoint = Some(id);
+        metrics.checkpoint_watermark = self.watermark_in_writing;
+        metrics.last_checkpoint_took = Some(self.triggered.elapsed());
+        metrics.offsets.extend(offsets);
+        self.schedule.handle_written(Instant::now());
+        self.commits.on_complete(id);
+        self.tell_all(|| Command::Complete { checkpoint: id });
+        self.publish();
+        Ok(())
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Snapshot { subtask, checkpoint, mut snapshot } => {
+                // Even if its checkpoint was given up: the transaction then belongs to the next one.
+                if let Some(committable) = snapshot.committable.take() {
+                    self.commits.insert(committable);
+                }
+                if !self.schedule.handle_snapshot(subtask, checkpoint, snapshot) {
+                    tracing::debug!(subtask, checkpoint, "a late answer to a checkpoint that was given up");
+                }
+            }
+            Event::SplitFinished(split) => self.enumerator.handle_finished(&split),
+            Event::Finished { subtask } => {
+                self.finished.insert(subtask);
+                if self.finished.len() == self.gauges.len() {
+                    self.request_last();
+                }
+            }
+        }
+    }
+
+    fn on_settled(&mut self, settled: Settled) {
+        match settled {
+            Settled::Committed => self.report.metrics.committed_transactions += 1,
+            Settled::Lost => self.report.metrics.lost_transactions += 1,
+        }
+    }
+
+    fn on_lookup(&mut self, looked: Result<Lookup, tokio::task::JoinError>) {
+        let now = Instant::now();
+        match looked {
+            Ok(Lookup::Discovered(found)) => self.enumerator.handle_discovered(now, found),
+            Ok(Lookup::Resolved(resolved)) => self.enumerator.handle_offsets_resolved(now, resolved),
+            Err(error) => {
+                // One of the two waits for this answer; the other ignores it.
+                let failed = |error: &tokio::task::JoinError| {
+                    Error::new(
+                        ErrorKind::Closed,
+                        format!("looking for partitions ended unexpectedly: {error}"),
+                    )
+                };
+                self.enumerator.handle_discovered(now, Err(failed(&error)));
+                self.enumerator.handle_offsets_resolved(now, Err(failed(&error)));
+            }
+        }
+    }
+
+    /// Everything is written and committed: the subtasks commit their last offsets and end.
+    async fn end_subtasks(&mut self) -> Result<(), Halt> {
+        self.tell_all(|| Command::End);
+        let by = self.stop_by.unwrap_or_else(|| Instant::now() + self.config.stop_timeout);
+        loop {
+            match tokio::time::timeout_at(by.into(), self.subtasks.join_next()).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(Ok(Ok(())))) => {}
+                Ok(Some(ended)) => return Err(early_end(ended)),
+                Err(_) => return Err(self.stop_took_too_long().into()),
+            }
+        }
+    }
+
+    /// After a failure, for a bounded time: subtasks abort their open transactions, and prepared ones that no checkpoint can
+    /// promise are aborted, so that readers need not wait for the next start.
+    async fn abort(&mut self) {
+        self.tell_all(|| Command::Abort);
+        let unpromised = if self.in_doubt { Vec::new() } else { self.commits.unpromised() };
+        let transactions = self.sink_client.transactions();
+        let prepared = futures_util::future::join_all(unpromised.iter().map(|committable| async {
+            if let Err(error) = transactions.end(&committable.transaction, false).await {
+                tracing::warn!(transaction = %committable.identity(), %error, "could not be aborted");
+            }
+        }));
+        let subtasks = async { while self.subtasks.join_next().await.is_some() {} };
+        let all = async { tokio::join!(prepared, subtasks) };
+        if tokio::time::timeout(ABORT_WITHIN, all).await.is_err() {
+            tracing::warn!("not every open transaction could be aborted in time; the next start does it");
+        }
+    }
+
+    fn update_watermark(&mut self) {
+        let subtasks: Vec<_> = self.gauges.iter().map(|gauges| gauges.read()).collect();
+        self.report.metrics.watermark = job_watermark(self.report.metrics.watermark, &subtasks);
+        self.report.metrics.subtasks = subtasks;
+    }
+
+    fn publish(&mut self) {
+        self.update_watermark();
+        let metrics = &mut self.report.metrics;
+        metrics.records_in =
+            self.before.0 + metrics.subtasks.iter().map(|subtask| subtask.records_in).sum::<u64>();
+        metrics.records_out =
+            self.before.1 + metrics.subtasks.iter().map(|subtask| subtask.records_out).sum::<u64>();
+        metrics.pending_commits = self.commits.len() as u64;
+        metrics.elapsed = self.began.elapsed();
+        self.control.publish(metrics.clone());
+    }
+
+    fn tell(&self, subtask: u32, command: Command) {
+        // A subtask that is gone is noticed where its task is joined.
+        if let Some(commands) = self.commands.get(subtask as usize) {
+            let _ = commands.send(command);
+        }
+    }
+
+    fn tell_all(&self, command: impl Fn() -> Command) {
+        for commands in &self.commands {
+            let _ = commands.send(command());
+        }
+    }
+}
+
+/// What makes two clients talk to the same cluster.
+fn cluster_name(client: &Client) -> String {
+    let cluster = client.cluster();
+    match cluster.cluster_id() {
+        Some(id) => id.to_owned(),
+        None => client.config().bootstrap.join(","),
+    }
+}
+
+fn early_end(ended: Result<Result<(), Halt>, tokio::task::JoinError>) -> Halt {
+    match ended {
+        Ok(Err(halt)) => halt,
+        Ok(Ok(())) => Error::new(ErrorKind::Closed, "a subtask ended before the job did").into(),
+        Err(error) if error.is_panic() => {
+            let panic = error.into_panic();
+            let text = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| String::from("no message"));
+            Error::new(ErrorKind::Schema, format!("a function of the job panicked: {text}")).into()
+        }
+        Err(error) => Error::new(ErrorKind::Closed, "a subtask was ended").with_source(error).into(),
+    }
+}
+
+/// The next offset of each partition, by name.
+pub(super) fn offsets_by_name(
+    state: &CheckpointState,
+    known: &[crate::source::Split],
+) -> BTreeMap<String, i64> {
+    known
+        .iter()
+        .chain(&state.splits)
+        .map(|split| (split.topic_partition.to_string(), split.next_offset.0))
+        .collect()
+}

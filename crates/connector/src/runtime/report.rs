@@ -1,0 +1,186 @@
+//! The numbers of a job: live ones while it runs, and the report at its end.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use crate::checkpoint::CheckpointId;
+
+/// What a job is doing now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct JobMetrics {
+    /// Records read.
+    pub records_in: u64,
+    /// Records handed to the producer.
+    pub records_out: u64,
+    /// Checkpoints completed in this run.
+    pub checkpoints: u64,
+    /// The newest complete checkpoint.
+    pub last_checkpoint: Option<CheckpointId>,
+    /// The job's watermark in it: that of its positions, not of what was read since.
+    pub checkpoint_watermark: Option<i64>,
+    /// How long it took, from the barrier to the disk.
+    #[serde(serialize_with = "milliseconds_opt")]
+    pub last_checkpoint_took: Option<Duration>,
+    /// Checkpoints given up because they took too long.
+    pub expired_checkpoints: u64,
+    /// The checkpoint this run began from.
+    pub restored_from: Option<CheckpointId>,
+    /// Transactions committed, those of the restored checkpoint included.
+    pub committed_transactions: u64,
+    /// Prepared transactions that were lost, where the policy is to go on.
+    pub lost_transactions: u64,
+    /// Leftovers of an earlier run that were aborted at the start.
+    pub aborted_lingering: u64,
+    /// Prepared transactions that wait for their commit.
+    pub pending_commits: u64,
+    /// The job's watermark in milliseconds: the smallest of the subtasks that are not idle. Never goes back, not even over a
+    /// restart from a checkpoint.
+    pub watermark: Option<i64>,
+    /// The subtasks.
+    pub subtasks: Vec<SubtaskMetrics>,
+    /// The next offset of each partition at the newest complete checkpoint, by `topic-partition`.
+    pub offsets: BTreeMap<String, i64>,
+    /// How often this run restarted by itself.
+    pub restarts: u32,
+    /// How long this run has lasted.
+    #[serde(serialize_with = "milliseconds")]
+    pub elapsed: Duration,
+}
+
+/// What a subtask is doing now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SubtaskMetrics {
+    /// Records read.
+    pub records_in: u64,
+    /// Records handed to the producer.
+    pub records_out: u64,
+    /// Its watermark in milliseconds.
+    pub watermark: Option<i64>,
+    /// Whether none of its partitions has anything to say about time.
+    pub idle: bool,
+    /// Whether it has read all it will ever get.
+    pub finished: bool,
+}
+
+/// What a job did, at its end.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct JobReport {
+    /// The job's name.
+    pub job: String,
+    /// How many subtasks it had.
+    pub parallelism: u32,
+    /// Newer checkpoint files that were damaged and not used; output after the restored one may have been written twice.
+    pub damaged_checkpoints: Vec<String>,
+    /// The last numbers.
+    #[serde(flatten)]
+    pub metrics: JobMetrics,
+}
+
+impl std::ops::Deref for JobReport {
+    type Target = JobMetrics;
+
+    fn deref(&self) -> &JobMetrics {
+        &self.metrics
+    }
+}
+
+fn milliseconds<S: Serializer>(duration: &Duration, out: S) -> Result<S::Ok, S::Error> {
+    out.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn milliseconds_opt<S: Serializer>(duration: &Option<Duration>, out: S) -> Result<S::Ok, S::Error> {
+    match duration {
+        Some(duration) => milliseconds(duration, out),
+        None => out.serialize_none(),
+    }
+}
+
+/// What a subtask writes and the coordinator reads, without either waiting.
+#[derive(Debug)]
+pub(super) struct Gauges {
+    pub(super) records_in: AtomicU64,
+    pub(super) records_out: AtomicU64,
+    watermark: AtomicI64,
+    pub(super) idle: AtomicBool,
+    pub(super) finished: AtomicBool,
+}
+
+/// No watermark yet. It stays inside this file.
+const NO_WATERMARK: i64 = i64::MIN;
+
+impl Gauges {
+    pub(super) fn new() -> Self {
+        Self {
+            records_in: AtomicU64::new(0),
+            records_out: AtomicU64::new(0),
+            watermark: AtomicI64::new(NO_WATERMARK),
+            idle: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
+        }
+    }
+
+    /// Raises the watermark; a lower one changes nothing.
+    pub(super) fn raise_watermark(&self, to: i64) {
+        self.watermark.fetch_max(to, Ordering::Relaxed);
+    }
+
+    pub(super) fn read(&self) -> SubtaskMetrics {
+        let watermark = self.watermark.load(Ordering::Relaxed);
+        SubtaskMetrics {
+            records_in: self.records_in.load(Ordering::Relaxed),
+            records_out: self.records_out.load(Ordering::Relaxed),
+            watermark: (watermark != NO_WATERMARK).then_some(watermark),
+            idle: self.idle.load(Ordering::Relaxed),
+            finished: self.finished.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The job's watermark after its subtasks stand where they stand: the smallest of those that are neither idle nor finished,
+/// never below `before`. While one of them has none yet, it stays.
+pub(super) fn job_watermark(before: Option<i64>, subtasks: &[SubtaskMetrics]) -> Option<i64> {
+    let mut counted = subtasks.iter().filter(|subtask| !subtask.idle && !subtask.finished).peekable();
+    if counted.peek().is_none() {
+        // All that is left is idle or at its end: a finished subtask's last word still counts.
+        let last =
+            subtasks.iter().filter(|subtask| subtask.finished).filter_map(|subtask| subtask.watermark).min();
+        let all_finished = subtasks.iter().all(|subtask| subtask.finished || subtask.watermark.is_none());
+        return if all_finished { before.max(last) } else { before };
+    }
+    let smallest = counted.map(|subtask| subtask.watermark).min().flatten();
+    before.max(smallest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(watermark: Option<i64>, idle: bool) -> SubtaskMetrics {
+        SubtaskMetrics { watermark, idle, ..SubtaskMetrics::default() }
+    }
+
+    #[test]
+    fn the_smallest_active_subtask_counts() {
+        assert_eq!(job_watermark(None, &[at(Some(5), false), at(Some(3), false)]), Some(3));
+        assert_eq!(job_watermark(None, &[at(Some(5), false), at(Some(3), true)]), Some(5));
+        assert_eq!(job_watermark(None, &[at(Some(5), false), at(None, false)]), None);
+        assert_eq!(job_watermark(Some(2), &[at(None, true)]), Some(2));
+        assert_eq!(job_watermark(None, &[]), None);
+    }
+
+    #[test]
+    fn it_never_goes_back() {
+        assert_eq!(
+            job_watermark(Some(9), &[at(Some(3), false)]),
+            Some(9),
+            "a restored job starts from its checkpoint's"
+        );
+        let gauges = Gauges::new();
+        gauges.raise_watermark(7);
+        gauges.raise_watermark(5);
+        assert_eq!(gauges.read().watermark, Some(7));
+    }
+}

@@ -1,0 +1,115 @@
+//! Which subtask reads which partition.
+//!
+//! [`Assigner::FlinkHash`] deals the partitions of a topic round-robin, from a start that the topic's name decides, exactly as
+//! Flink's Kafka connector does: the same job gets the same layout. [`Assigner::Balanced`] looks at what each subtask
+//! already reads, and so evens out several topics and changed parallelism.
+//!
+//! # References
+//! Flink: `KafkaTopicPartitionAssigner` (classic), `KafkaSourceEnumerator` (FLIP-27).
+
+/// The rule that gives each partition its subtask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Assigner {
+    /// Flink's: by the hash of the topic's name, then round-robin over its partitions. The default.
+    #[default]
+    FlinkHash,
+    /// The subtask with the fewest partitions of all topics; the lowest index on a tie.
+    Balanced,
+}
+
+impl Assigner {
+    /// The owner of a partition, among `load.len()` subtasks that already read `load[i]` partitions each.
+    ///
+    /// Returns 0 if there are no subtasks.
+    #[must_use]
+    pub fn owner(self, topic: &str, partition: i32, load: &[usize]) -> u32 {
+        let parallelism = u32::try_from(load.len()).unwrap_or(u32::MAX);
+        match self {
+            Self::FlinkHash => owner(topic, partition, parallelism),
+            Self::Balanced => {
+                let least = load.iter().enumerate().min_by_key(|(index, load)| (**load, *index));
+                least.map_or(0, |(index, _)| u32::try_from(index).unwrap_or(u32::MAX))
+            }
+        }
+    }
+}
+
+/// The subtask that owns a partition under Flink's rule; 0 if `parallelism` is 0.
+///
+/// ```
+/// use milena_connector::source::assign::owner;
+/// let owners: Vec<u32> = (0..6).map(|partition| owner("topic-1", partition, 4)).collect();
+/// assert_eq!(owners, [1, 2, 3, 0, 1, 2]);
+/// ```
+#[must_use]
+pub fn owner(topic: &str, partition: i32, parallelism: u32) -> u32 {
+    let Some(parallelism) = std::num::NonZeroU64::new(u64::from(parallelism)) else {
+        return 0;
+    };
+    let mixed = java_hash(topic).wrapping_mul(31) & i32::MAX;
+    let start = u64::from(mixed.unsigned_abs()) % parallelism;
+    let owner = (start + u64::from(partition.unsigned_abs())) % parallelism;
+    u32::try_from(owner).unwrap_or(0)
+}
+
+/// Java's `String.hashCode`: over UTF-16 code units, wrapping.
+#[must_use]
+pub fn java_hash(text: &str) -> i32 {
+    text.encode_utf16().fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The topic, its hash, and the owner of partition 0 for each parallelism of [`WIDTHS`].
+    const VECTORS: &[(&str, i32, [u32; 9])] = &[
+        ("a", 97, [0, 1, 1, 3, 2, 4, 7, 15, 63]),
+        ("test-topic", 639_758_388, [0, 0, 0, 0, 1, 5, 4, 12, 76]),
+        ("topic-1", -1_139_260_653, [0, 1, 1, 1, 3, 2, 5, 13, 77]),
+        ("orders.v1", -390_712_796, [0, 0, 1, 0, 2, 4, 4, 12, 92]),
+        ("flink-kafka", 1_141_117_049, [0, 1, 0, 3, 1, 2, 7, 7, 39]),
+        ("主题", 659_901, [0, 1, 0, 3, 1, 5, 3, 3, 99]),
+        ("😀", 1_772_899, [0, 1, 1, 1, 4, 6, 5, 13, 125]),
+        ("polygenelubricants", i32::MIN, [0, 0, 0, 0, 0, 0, 0, 0, 0]),
+    ];
+    const WIDTHS: [u32; 9] = [1, 2, 3, 4, 5, 7, 8, 16, 128];
+
+    #[test]
+    fn the_layout_is_flinks() {
+        for (topic, hash, owners) in VECTORS {
+            assert_eq!(java_hash(topic), *hash, "{topic}");
+            for (width, expected) in WIDTHS.iter().zip(owners) {
+                assert_eq!(owner(topic, 0, *width), *expected, "{topic} over {width}");
+            }
+        }
+    }
+
+    #[test]
+    fn partitions_of_one_topic_are_dealt_evenly() {
+        for width in 1..9_u32 {
+            let mut load = vec![0_usize; width as usize];
+            for partition in 0..20 {
+                load[owner("orders.v1", partition, width) as usize] += 1;
+            }
+            let (least, most) = (load.iter().min().unwrap(), load.iter().max().unwrap());
+            assert!(most - least <= 1, "{load:?}");
+        }
+    }
+
+    #[test]
+    fn topics_that_all_start_at_one_subtask_are_balanced_when_asked() {
+        let mut load = vec![0_usize; 4];
+        for topic in ["test-topic", "orders.v1", "polygenelubricants", "AaAa"] {
+            let chosen = Assigner::Balanced.owner(topic, 0, &load);
+            load[chosen as usize] += 1;
+        }
+        assert_eq!(load, [1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn no_subtasks_is_not_a_division_by_zero() {
+        assert_eq!(owner("a", 3, 0), 0);
+        assert_eq!(Assigner::Balanced.owner("a", 0, &[]), 0);
+    }
+}

@@ -1,0 +1,110 @@
+//! The reader's work on the network: each piece is a future that ends in one [`Arrived`].
+
+use std::collections::BTreeMap;
+
+use futures_util::future::BoxFuture;
+use milena::{
+    BrokerId, Client, CommittedOffset, FetchFrom, FetchOptions, Fetched, Isolation, Offset, OffsetSpec,
+    TopicPartition,
+};
+
+use crate::progress::CommitRequest;
+use crate::{Error, ErrorKind, Result};
+
+/// A piece of work in progress.
+pub(super) type Work = BoxFuture<'static, Arrived>;
+
+/// What came of a piece of work.
+pub(super) enum Arrived {
+    /// An answer of a leader.
+    Fetch {
+        /// The leader.
+        broker: BrokerId,
+        /// The splits asked for, in the order of the answer.
+        slots: Vec<u32>,
+        /// The answer.
+        answer: std::result::Result<Vec<Fetched>, milena::Error>,
+    },
+    /// The topology was looked at again.
+    Metadata(std::result::Result<(), milena::Error>),
+    /// What the log of a partition holds: its first offset and its end.
+    Range {
+        /// The split.
+        slot: u32,
+        /// Where the log took another way than what was read of it, if it did.
+        diverged: Option<Offset>,
+        /// The answer.
+        answer: Result<(Offset, Offset)>,
+    },
+    /// A commit was answered.
+    Commit(std::result::Result<(), milena::Error>),
+}
+
+/// One request to a leader.
+pub(super) fn fetch(
+    client: &Client,
+    broker: BrokerId,
+    entries: Vec<(u32, FetchFrom)>,
+    options: FetchOptions,
+) -> Work {
+    let fetcher = client.fetcher();
+    Box::pin(async move {
+        let (slots, from): (Vec<u32>, Vec<FetchFrom>) = entries.into_iter().unzip();
+        let answer = fetcher.fetch_from_leader(broker, &from, &options).await;
+        Arrived::Fetch { broker, slots, answer }
+    })
+}
+
+/// Looks at the topology of these topics again.
+pub(super) fn refresh(client: &Client, topics: Vec<String>) -> Work {
+    let client = client.clone();
+    Box::pin(async move {
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        Arrived::Metadata(client.metadata(Some(&names)).await.map(|_| ()))
+    })
+}
+
+/// Asks what the log of a partition holds, with open transactions.
+pub(super) fn range(client: &Client, slot: u32, at: TopicPartition, diverged: Option<Offset>) -> Work {
+    let fetcher = client.fetcher();
+    Box::pin(async move {
+        let mut ends = [Offset(0), Offset(0)];
+        for (end, spec) in ends.iter_mut().zip([OffsetSpec::Earliest, OffsetSpec::Latest]) {
+            let listed = fetcher.list_offsets(&[(at.clone(), spec)], Isolation::ReadUncommitted).await;
+            let listed =
+                listed.and_then(|listed| listed.into_iter().next().map(|(_, listed)| listed).transpose());
+            match listed.map(|listed| listed.and_then(|listed| listed.offset)) {
+                Ok(Some(offset)) => *end = offset,
+                Ok(None) => {
+                    let error =
+                        Error::new(ErrorKind::Client, "the broker gave no offset").with_topic_partition(at);
+                    return Arrived::Range { slot, diverged, answer: Err(error) };
+                }
+                Err(error) => return Arrived::Range { slot, diverged, answer: Err(error.into()) },
+            }
+        }
+        let [first, end] = ends;
+        Arrived::Range { slot, diverged, answer: Ok((first, end)) }
+    })
+}
+
+/// Commits positions to a group.
+pub(super) fn commit(client: &Client, group_id: &str, request: &CommitRequest) -> Work {
+    let group = client.group(group_id);
+    let offsets: BTreeMap<_, _> = request
+        .positions
+        .iter()
+        .map(|(at, position)| {
+            let committed = CommittedOffset {
+                offset: position.offset,
+                leader_epoch: position.leader_epoch,
+                metadata: None,
+            };
+            (at.clone(), committed)
+        })
+        .collect();
+    Box::pin(async move {
+        let offsets: Vec<_> = offsets.into_iter().collect();
+        Arrived::Commit(group.commit(&offsets).await)
+    })
+}

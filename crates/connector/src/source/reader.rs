@@ -1,0 +1,543 @@
+//! Reads the splits of one subtask and hands out elements, watermarks and what happens to splits.
+//!
+//! ```text
+//! leaders -> fetches (one under way per leader) -> cursors (bounded in bytes) -> pieces -> next()
+//! ```
+//!
+//! # Invariants
+//! A split's position moves when an element is handed out, not when it is fetched or decoded: a snapshot taken between two
+//! calls of [`SourceReader::next`] stands exactly behind the last event. Everything in progress is kept in the reader, so
+//! dropping a `next` future loses nothing. A split that is not being fetched has a `CursorState` that says why.
+
+mod answers;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use futures_util::future::FutureExt as _;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use milena::{BrokerId, Client, FetchFrom, FetchOptions, TopicPartition};
+
+use super::builder::{KafkaSource, SourceSettings};
+use super::cursor::{Advance, Cursor, CursorState, Piece};
+use super::discover::uuid_bytes;
+use super::fetching::{self, Work};
+use super::pieces;
+use super::policy::same_topic;
+use super::reader_metrics::{ReaderMetrics, SplitMetrics};
+use super::split::Split;
+use crate::progress::{CommitQueue, Position, Progress, ProgressEvent};
+use crate::schema::{Deserializer, Stamped};
+use crate::{Error, ErrorKind, Result};
+
+/// What a reader hands out.
+#[derive(Debug)]
+pub enum ReaderEvent<T> {
+    /// Elements of one partition, in order.
+    Records(Batch<T>),
+    /// No element with a timestamp at or below this one (milliseconds) is expected any more.
+    Watermark(i64),
+    /// None of the splits has anything to say about time.
+    Idle,
+    /// Data is expected again.
+    Active,
+    /// A partition was read to its end, where the split stands now.
+    SplitFinished(Split),
+    /// All splits were read to their stops, and no more will come.
+    Finished,
+}
+
+/// Elements of one partition.
+#[derive(Debug)]
+pub struct Batch<T> {
+    /// The partition.
+    pub topic_partition: TopicPartition,
+    /// The elements, with event times and the offsets of their records.
+    pub elements: Vec<Stamped<T>>,
+    /// Records read for them, those that gave no element included.
+    pub records: u64,
+}
+
+/// An event with what handing it out means for the position.
+#[derive(Debug)]
+enum Queued<T> {
+    Event(ReaderEvent<T>),
+    Elements { slot: u32, batch: Batch<T>, advance: Advance },
+}
+
+/// Reads the splits of one subtask. Made by [`KafkaSource::reader`].
+pub struct SourceReader<T> {
+    client: Client,
+    source: KafkaSource<T>,
+    deserializer: Box<dyn Deserializer<T>>,
+    cursors: BTreeMap<u32, Cursor>,
+    slots: HashMap<TopicPartition, u32>,
+    /// Slots by whose turn it is: what was served goes to the end.
+    turns: VecDeque<u32>,
+    next_slot: u32,
+    work: FuturesUnordered<Work>,
+    /// Leaders with a fetch under way.
+    busy: HashSet<BrokerId>,
+    refreshing: bool,
+    /// The topology that the splits' topic ids were compared with.
+    checked_topology: Option<u64>,
+    progress: Progress<T>,
+    next_tick: Instant,
+    commits: CommitQueue,
+    /// Splits at their stop whose [`ReaderEvent::SplitFinished`] was not handed out yet: nobody else knows of their end.
+    ending: Vec<Split>,
+    /// Positions of finished splits, which belong into commits.
+    finished: BTreeMap<TopicPartition, Position>,
+    queue: VecDeque<Queued<T>>,
+    no_more_splits: bool,
+    told_finished: bool,
+    metrics: ReaderMetrics,
+}
+
+impl<T> std::fmt::Debug for SourceReader<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SourceReader").field("splits", &self.slots.len()).finish_non_exhaustive()
+    }
+}
+
+impl<T: Send + 'static> SourceReader<T> {
+    /// A reader without splits.
+    #[must_use]
+    pub fn new(client: Client, source: KafkaSource<T>) -> Self {
+        let settings = source.settings();
+        Self {
+            deserializer: (settings.deserializer)(),
+            progress: Progress::new(settings.watermarks.clone()),
+            next_tick: Instant::now(),
+            client,
+            source,
+            cursors: BTreeMap::new(),
+            slots: HashMap::new(),
+            turns: VecDeque::new(),
+            next_slot: 0,
+            work: FuturesUnordered::new(),
+            busy: HashSet::new(),
+            refreshing: false,
+            checked_topology: None,
+            commits: CommitQueue::default(),
+            ending: Vec::new(),
+            finished: BTreeMap::new(),
+            queue: VecDeque::new(),
+            no_more_splits: false,
+            told_finished: false,
+            metrics: ReaderMetrics::default(),
+        }
+    }
+
+    /// Adds splits. An empty list says that this reader has none for now, so that it does not hold back event time.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Misuse`] for a partition that is being read already: reading it twice would double its records.
+    pub fn add_splits(&mut self, splits: Vec<Split>) -> Result<()> {
+        let now = self.now();
+        self.checked_topology = None;
+        for split in splits {
+            let at = split.topic_partition.clone();
+            if self.slots.contains_key(&at) {
+                return Err(
+                    Error::new(ErrorKind::Misuse, "the partition is assigned twice").with_topic_partition(at)
+                );
+            }
+            let slot = self.next_slot;
+            self.next_slot += 1;
+            self.progress.add(slot, split.max_timestamp, now);
+            self.slots.insert(at, slot);
+            self.cursors.insert(slot, Cursor::new(split));
+            self.turns.push_back(slot);
+            self.end_if_finished(slot);
+        }
+        self.progress.on_assigned();
+        self.queue_progress();
+        Ok(())
+    }
+
+    /// Stops reading these partitions; what was fetched of them is dropped.
+    pub fn remove_splits(&mut self, partitions: &[TopicPartition]) {
+        for at in partitions {
+            if let Some(slot) = self.slots.get(at).copied() {
+                self.forget(slot);
+                self.queue
+                    .retain(|queued| !matches!(queued, Queued::Elements { slot: of, .. } if *of == slot));
+            }
+        }
+        self.progress.on_assigned();
+        self.queue_progress();
+    }
+
+    /// No split will be added any more: when the last one is finished, so is the reader.
+    pub fn no_more_splits(&mut self) {
+        self.no_more_splits = true;
+        self.progress.on_assigned();
+        self.queue_progress();
+    }
+
+    /// Where each split stands, exactly behind the last event of [`SourceReader::next`]; remembered for the commit when the
+    /// checkpoint completes.
+    pub fn snapshot(&mut self, checkpoint: u64) -> Vec<Split> {
+        let reading = self.cursors.values().map(|cursor| &cursor.split);
+        let splits: Vec<Split> = reading.chain(&self.ending).cloned().collect();
+        if self.commits_offsets() {
+            let positions = splits.iter().map(|split| (split.topic_partition.clone(), position(split)));
+            let positions = self.finished.clone().into_iter().chain(positions).collect();
+            self.commits.on_snapshot(checkpoint, positions);
+        }
+        splits
+    }
+
+    /// A checkpoint completed: its positions are committed to the group, in the background of the following calls.
+    pub fn notify_checkpoint_complete(&mut self, checkpoint: u64) {
+        if self.commits_offsets() {
+            self.commits.on_complete(checkpoint);
+            self.start_commit(self.now());
+        }
+    }
+
+    /// A checkpoint was given up.
+    pub fn notify_checkpoint_aborted(&mut self, checkpoint: u64) {
+        self.commits.on_aborted(checkpoint);
+    }
+
+    /// The counters and where each split stands.
+    #[must_use]
+    pub fn metrics(&self) -> ReaderMetrics {
+        let splits = self.cursors.iter().map(|(slot, cursor)| SplitMetrics {
+            topic_partition: cursor.topic_partition().clone(),
+            position: cursor.split.next_offset,
+            end: cursor.end,
+            waits_for: match &cursor.state {
+                CursorState::InFlight => None,
+                CursorState::Ready if self.is_full() => Some("the job to catch up".to_owned()),
+                CursorState::Ready => Some("its turn".to_owned()),
+                CursorState::Waiting { why, .. } => Some(why.clone()),
+                CursorState::Checking => Some("the range of its log".to_owned()),
+                CursorState::Drained => Some("nothing: it is fetched to its stop".to_owned()),
+            },
+            watermark: self.progress.split_watermark(*slot),
+            idle: self.progress.is_split_idle(*slot),
+        });
+        ReaderMetrics {
+            splits: splits.collect(),
+            buffered_bytes: self.buffered_bytes(),
+            commits: self.commits.metrics(),
+            ..self.metrics.clone()
+        }
+    }
+
+    /// The next event; waits until there is one.
+    ///
+    /// # Errors
+    /// What no retry cures: an offset that is not there any more ([`ErrorKind::DataLoss`]), a record the deserializer refuses, a
+    /// missing permission. Leaders that move or do not answer are waited for.
+    ///
+    /// # Cancellation
+    /// Safe: nothing is lost, and the position has not moved.
+    pub async fn next(&mut self) -> Result<ReaderEvent<T>> {
+        loop {
+            if let Some(event) = self.take_queued() {
+                return Ok(event);
+            }
+            self.poll_work()?;
+            let now = self.now();
+            self.tick(now);
+            self.start_commit(now);
+            self.start_fetches(now);
+            // New work runs only once it is polled: requests leave before the decoding of what is at hand.
+            self.poll_work()?;
+            self.check_topics()?;
+            if self.queue.is_empty() && !self.hand_out(now)? {
+                if self.is_finished() {
+                    self.told_finished = true;
+                    return Ok(ReaderEvent::Finished);
+                }
+                self.wait(now).await?;
+            }
+        }
+    }
+
+    /// Whether no commit is due or under way.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.commits.is_idle()
+    }
+
+    /// Goes on with commits while nothing is read, until none is due or under way.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub async fn settle_commits(&mut self) {
+        while !self.commits.is_idle() {
+            let now = self.now();
+            self.start_commit(now);
+            let until = self.commits.next_deadline().unwrap_or(now + LONGEST_WAIT);
+            tokio::select! {
+                arrived = self.work.next(), if !self.work.is_empty() => {
+                    if let Some(arrived) = arrived
+                        && let Err(error) = self.handle(arrived)
+                    {
+                        tracing::debug!(%error, "while only commits were waited for");
+                    }
+                }
+                () = tokio::time::sleep_until(until.into()) => {}
+            }
+        }
+    }
+
+    fn settings(&self) -> &SourceSettings<T> {
+        self.source.settings()
+    }
+
+    fn now(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    fn commits_offsets(&self) -> bool {
+        self.settings().commit_on_checkpoint && self.settings().group_id.is_some()
+    }
+
+    fn is_finished(&self) -> bool {
+        self.no_more_splits && self.cursors.is_empty() && !self.told_finished
+    }
+
+    fn buffered_bytes(&self) -> usize {
+        self.cursors.values().map(Cursor::buffered_bytes).sum()
+    }
+
+    fn is_full(&self) -> bool {
+        self.buffered_bytes() >= self.settings().fetch.prefetch_bytes
+    }
+
+    /// Hands out what is queued and moves the position with it.
+    fn take_queued(&mut self) -> Option<ReaderEvent<T>> {
+        loop {
+            match self.queue.pop_front()? {
+                Queued::Event(event) => {
+                    if let ReaderEvent::SplitFinished(finished) = &event {
+                        self.ending.retain(|split| split.topic_partition != finished.topic_partition);
+                    }
+                    return Some(event);
+                }
+                Queued::Elements { slot, batch, advance } => {
+                    if let Some(cursor) = self.cursors.get_mut(&slot) {
+                        cursor.advance(advance);
+                    }
+                    self.metrics.records += batch.records;
+                    self.end_if_finished(slot);
+                    if !batch.elements.is_empty() || batch.records > 0 {
+                        return Some(ReaderEvent::Records(batch));
+                    }
+                }
+            }
+        }
+    }
+
+    fn end_if_finished(&mut self, slot: u32) {
+        let Some(cursor) = self.cursors.get(&slot) else { return };
+        if !cursor.split.is_finished() {
+            return;
+        }
+        let split = cursor.split.clone();
+        self.finished.insert(split.topic_partition.clone(), position(&split));
+        self.ending.push(split.clone());
+        self.forget(slot);
+        self.queue.push_back(Queued::Event(ReaderEvent::SplitFinished(split)));
+        self.queue_progress();
+    }
+
+    fn forget(&mut self, slot: u32) {
+        if let Some(cursor) = self.cursors.remove(&slot) {
+            self.slots.remove(cursor.topic_partition());
+        }
+        self.turns.retain(|turn| *turn != slot);
+        self.progress.remove(slot);
+    }
+
+    fn queue_progress(&mut self) {
+        while let Some(event) = self.progress.poll_event() {
+            self.queue.push_back(Queued::Event(reader_event(event)));
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        if now < self.next_tick {
+            return;
+        }
+        self.next_tick = now + self.settings().watermark_interval;
+        let Self { progress, cursors, .. } = self;
+        progress.on_tick(now, |slot| cursors.get(&slot).is_some_and(Cursor::has_buffered));
+        self.queue_progress();
+    }
+
+    /// Takes what has arrived, without waiting.
+    fn poll_work(&mut self) -> Result<()> {
+        while !self.work.is_empty() {
+            match self.work.next().now_or_never() {
+                Some(Some(arrived)) => self.handle(arrived)?,
+                Some(None) | None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// A topic that was deleted and created again has another id: its offsets mean other records. Looked at before anything that
+    /// came under a new topology is handed out.
+    fn check_topics(&mut self) -> Result<()> {
+        let cluster = self.client.cluster();
+        if self.checked_topology == Some(cluster.generation()) {
+            return Ok(());
+        }
+        let policy = self.settings().enumerator.recreated;
+        for cursor in self.cursors.values_mut() {
+            let id =
+                cluster.topic(&cursor.topic_partition().topic).and_then(|topic| topic.id).map(uuid_bytes);
+            same_topic(&cursor.split, id, policy)?;
+            cursor.split.topic_id = id.or(cursor.split.topic_id);
+        }
+        self.checked_topology = Some(cluster.generation());
+        Ok(())
+    }
+
+    async fn wait(&mut self, now: Instant) -> Result<()> {
+        let mut until = now + LONGEST_WAIT;
+        until = until.min(self.next_tick);
+        until = self.commits.next_deadline().map_or(until, |at| until.min(at));
+        for cursor in self.cursors.values() {
+            if let CursorState::Waiting { until: at, .. } = cursor.state {
+                until = until.min(at);
+            }
+        }
+        tokio::select! {
+            arrived = self.work.next(), if !self.work.is_empty() => {
+                if let Some(arrived) = arrived {
+                    self.handle(arrived)?;
+                }
+            }
+            () = tokio::time::sleep_until(until.into()) => {}
+        }
+        Ok(())
+    }
+
+    /// Decodes the next piece of the split whose turn it is. `false` if nothing is at hand.
+    fn hand_out(&mut self, now: Instant) -> Result<bool> {
+        let Some(turn) =
+            self.turns.iter().position(|slot| self.cursors.get(slot).is_some_and(Cursor::has_buffered))
+        else {
+            return Ok(false);
+        };
+        let Some(slot) = self.turns.remove(turn) else { return Ok(false) };
+        self.turns.push_back(slot);
+        let Some(cursor) = self.cursors.get_mut(&slot) else { return Ok(false) };
+        let topic_partition = cursor.topic_partition().clone();
+        match cursor.take_piece() {
+            None => return Ok(false),
+            Some(Piece::Skipped(next_offset)) => {
+                let next_offset = cursor.split.stop.map_or(next_offset, |stop| stop.min(next_offset));
+                let advance = Advance { next_offset, leader_epoch: None, max_timestamp: None };
+                let batch = Batch { topic_partition, elements: Vec::new(), records: 0 };
+                self.queue.push_back(Queued::Elements { slot, batch, advance });
+            }
+            Some(Piece::Batch(batch)) => {
+                let settings = self.source.settings();
+                let deserializer = &mut *self.deserializer;
+                let progress = &mut self.progress;
+                let pieces = pieces::read(&batch, slot, &cursor.split, settings, deserializer, progress, now)
+                    .inspect_err(|_| cursor.rewind())?;
+                self.metrics.skipped_records += pieces.skipped;
+                if let Some(stop) = pieces.ends_at {
+                    cursor.end_at(stop);
+                }
+                self.queue.extend(pieces.before.into_iter().map(|event| Queued::Event(reader_event(event))));
+                for chunk in pieces.chunks {
+                    let topic_partition = topic_partition.clone();
+                    let batch = Batch { topic_partition, elements: chunk.elements, records: chunk.records };
+                    self.queue.push_back(Queued::Elements { slot, batch, advance: chunk.advance });
+                    self.queue
+                        .extend(chunk.after.into_iter().map(|event| Queued::Event(reader_event(event))));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn start_commit(&mut self, now: Instant) {
+        let Some(group_id) = self.settings().group_id.clone() else { return };
+        if let Some(request) = self.commits.poll_commit(now) {
+            self.work.push(fetching::commit(&self.client, &group_id, &request));
+        }
+    }
+
+    /// One request to each leader that has none under way, as long as there is room.
+    fn start_fetches(&mut self, now: Instant) {
+        for cursor in self.cursors.values_mut() {
+            cursor.wake(now);
+        }
+        let fetch = self.settings().fetch;
+        let buffered = self.buffered_bytes();
+        if buffered >= fetch.prefetch_bytes {
+            return;
+        }
+        let cluster = self.client.cluster();
+        let mut by_leader: BTreeMap<BrokerId, Vec<(u32, FetchFrom)>> = BTreeMap::new();
+        let mut leaderless = Vec::new();
+        for slot in &self.turns {
+            let Some(cursor) = self.cursors.get_mut(slot) else { continue };
+            if cursor.state != CursorState::Ready {
+                continue;
+            }
+            match cluster.leader(cursor.topic_partition()) {
+                Some(leader) if self.busy.contains(&leader) => {}
+                Some(leader) => {
+                    cursor.state = CursorState::InFlight;
+                    let mut from = FetchFrom::new(cursor.topic_partition().clone(), cursor.fetch_offset());
+                    // The epoch belongs to what was handed out; it says nothing about what is buffered behind that.
+                    let untouched = cursor.fetch_offset() == cursor.split.next_offset;
+                    from.leader_epoch = cursor.split.leader_epoch.filter(|_| untouched);
+                    by_leader.entry(leader).or_default().push((*slot, from));
+                }
+                None => {
+                    leaderless.push(cursor.topic_partition().topic.to_string());
+                    cursor.handle_failure(now, "a leader".to_owned());
+                }
+            }
+        }
+        if !leaderless.is_empty() && !self.refreshing {
+            self.refreshing = true;
+            leaderless.dedup();
+            self.work.push(fetching::refresh(&self.client, leaderless));
+        }
+        let room = u32::try_from(fetch.prefetch_bytes - buffered).unwrap_or(u32::MAX);
+        let options = FetchOptions {
+            max_wait: fetch.max_wait,
+            min_bytes: fetch.min_bytes,
+            max_bytes: fetch.max_bytes.min(room.max(LEAST_FETCH)),
+            partition_max_bytes: fetch.partition_max_bytes,
+            isolation: self.settings().isolation,
+            check_crcs: true,
+        };
+        for (leader, entries) in by_leader {
+            self.busy.insert(leader);
+            self.work.push(fetching::fetch(&self.client, leader, entries, options.clone()));
+        }
+    }
+}
+
+/// The longest sleep without a look at the state.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// The smallest answer worth a request.
+const LEAST_FETCH: u32 = 64 << 10;
+
+fn position(split: &Split) -> Position {
+    Position { offset: split.next_offset, leader_epoch: split.leader_epoch }
+}
+
+fn reader_event<T>(event: ProgressEvent) -> ReaderEvent<T> {
+    match event {
+        ProgressEvent::Watermark(watermark) => ReaderEvent::Watermark(watermark),
+        ProgressEvent::Idle => ReaderEvent::Idle,
+        ProgressEvent::Active => ReaderEvent::Active,
+    }
+}

@@ -1,0 +1,211 @@
+//! What a reader does with what arrives: data, errors, ranges, commits.
+//!
+//! An error that no retry cures is told once for each try: its split waits and is fetched again, so that calling
+//! [`SourceReader::next`] after an error neither passes over anything nor hangs.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use milena::{ErrorCode, Fetched, Isolation, Offset, TopicPartition};
+
+use super::{Queued, SourceReader};
+use crate::source::cursor::{Answered, Cursor, CursorState};
+use crate::source::fetching::{self, Arrived};
+use crate::source::policy::OnOutOfRange;
+use crate::{Error, ErrorKind, Result};
+
+impl<T: Send + 'static> SourceReader<T> {
+    pub(super) fn handle(&mut self, arrived: Arrived) -> Result<()> {
+        let now = self.now();
+        match arrived {
+            Arrived::Fetch { broker, slots, answer } => {
+                self.busy.remove(&broker);
+                let mut first = Ok(());
+                match answer {
+                    Ok(answers) => {
+                        let alone = answers.iter().all(|fetched| fetched.batches.is_empty());
+                        for (slot, fetched) in slots.into_iter().zip(answers) {
+                            first = first.and(self.handle_fetched(slot, fetched, alone, now));
+                        }
+                    }
+                    Err(error) => {
+                        for slot in slots {
+                            first = first.and(self.handle_fetch_error(slot, error.clone(), now));
+                        }
+                    }
+                }
+                return first;
+            }
+            Arrived::Metadata(answer) => {
+                self.refreshing = false;
+                if let Err(error) = answer {
+                    tracing::warn!(%error, "leaders can't be looked up; trying again");
+                }
+            }
+            Arrived::Range { slot, diverged, answer } => self.handle_range(slot, diverged, answer, now)?,
+            Arrived::Commit(Ok(())) => {
+                let confirmed = self.commits.handle_committed();
+                for (at, position) in confirmed.into_iter().flat_map(|request| request.positions) {
+                    if self.finished.get(&at) == Some(&position) {
+                        self.finished.remove(&at);
+                    }
+                }
+            }
+            Arrived::Commit(Err(error)) => {
+                let group_id = self.settings().group_id.as_deref().unwrap_or_default();
+                tracing::warn!(%error, group_id, "offsets can't be committed; lag tools show an old position");
+                self.commits.handle_failed(now);
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_fetched(&mut self, slot: u32, fetched: Fetched, alone: bool, now: Instant) -> Result<()> {
+        let Some(cursor) = self.cursors.get_mut(&slot) else { return Ok(()) };
+        if !cursor.expects(fetched.requested) {
+            return Ok(());
+        }
+        if let Some(diverged) = fetched.diverged_at {
+            return self.handle_diverged(slot, diverged, fetched.error, now);
+        }
+        if let Some(error) = fetched.error {
+            return self.handle_fetch_error(slot, error, now);
+        }
+        let visible: milena::Result<VecDeque<_>> = fetched.visible().map(|batch| batch.cloned()).collect();
+        let batches = match visible {
+            Ok(batches) => batches,
+            Err(error) => return self.handle_fetch_error(slot, error, now),
+        };
+        let end = match fetched.isolation {
+            Isolation::ReadCommitted => fetched.last_stable_offset.unwrap_or(fetched.high_watermark),
+            Isolation::ReadUncommitted => fetched.high_watermark,
+        };
+        let received = !fetched.batches.is_empty();
+        match cursor.handle_answer(batches, fetched.next_offset(), received, end, alone) {
+            Answered::Behind => self.progress.on_behind(slot),
+            Answered::CaughtUp => self.progress.on_caught_up(slot, now),
+            Answered::Unclear => self.progress.on_unknown(slot),
+        }
+        Ok(())
+    }
+
+    fn handle_fetch_error(&mut self, slot: u32, error: milena::Error, now: Instant) -> Result<()> {
+        let waiting = self.is_waiting(slot);
+        let Some(cursor) = self.cursors.get_mut(&slot).filter(|cursor| cursor.state == CursorState::InFlight)
+        else {
+            return Ok(());
+        };
+        self.progress.on_unknown(slot);
+        let at = cursor.topic_partition().clone();
+        if error.code() == Some(ErrorCode::OFFSET_OUT_OF_RANGE) && waiting {
+            // It is still there to be handed out, though the log has lost it.
+            cursor.handle_failure(now, "the job to take what is fetched".to_owned());
+            return Ok(());
+        }
+        if error.code() == Some(ErrorCode::OFFSET_OUT_OF_RANGE) {
+            cursor.state = CursorState::Checking;
+            self.work.push(fetching::range(&self.client, slot, at, None));
+            return Ok(());
+        }
+        let failures = cursor.handle_failure(now, error.to_string());
+        if is_fatal(&error) {
+            let offset = cursor.fetch_offset();
+            return Err(Error::from(error).with_topic_partition(at).with_offset(offset));
+        }
+        tracing::warn!(%error, partition = %at, failures, "the fetch failed; trying again");
+        Ok(())
+    }
+
+    /// The log lost what was read of it, in an election, and holds other records from `diverged` on.
+    fn handle_diverged(
+        &mut self,
+        slot: u32,
+        diverged: Offset,
+        error: Option<milena::Error>,
+        now: Instant,
+    ) -> Result<()> {
+        let policy = self.settings().on_out_of_range;
+        let Some(cursor) = self.cursors.get_mut(&slot) else { return Ok(()) };
+        self.progress.on_unknown(slot);
+        let (at, offset) = (cursor.topic_partition().clone(), cursor.fetch_offset());
+        if policy == OnOutOfRange::Fail {
+            let text = "the log lost records that were read, and others took their place; \
+                        KafkaSourceBuilder::on_out_of_range chooses where to go on";
+            cursor.handle_failure(now, text.to_owned());
+            let lost = Error::new(ErrorKind::DataLoss, text).with_topic_partition(at).with_offset(offset);
+            return Err(match error {
+                Some(error) => lost.with_source(error),
+                None => lost,
+            });
+        }
+        cursor.state = CursorState::Checking;
+        self.work.push(fetching::range(&self.client, slot, at, Some(diverged)));
+        Ok(())
+    }
+
+    fn handle_range(
+        &mut self,
+        slot: u32,
+        diverged: Option<Offset>,
+        answer: Result<(Offset, Offset)>,
+        now: Instant,
+    ) -> Result<()> {
+        let policy = self.settings().on_out_of_range;
+        let Some(cursor) = self.cursors.get_mut(&slot).filter(|cursor| cursor.state == CursorState::Checking)
+        else {
+            return Ok(());
+        };
+        let at = cursor.topic_partition().clone();
+        let wanted = cursor.fetch_offset();
+        let (first, end) = match answer {
+            Ok(range) => range,
+            Err(error) => {
+                cursor.handle_failure(now, error.to_string());
+                return if error.client().is_some_and(is_fatal) { Err(error) } else { Ok(()) };
+            }
+        };
+        if diverged.is_none() && first <= wanted && wanted <= end {
+            // A replica that lagged behind refused it; its log has caught up.
+            cursor.handle_failure(now, "the log to hold its position again".to_owned());
+            return Ok(());
+        }
+        let to = match policy {
+            OnOutOfRange::Fail => {
+                cursor.handle_failure(now, "its position to be in the log".to_owned());
+                return Err(out_of_range(at, wanted, first, end));
+            }
+            OnOutOfRange::Earliest => {
+                diverged.map_or(first, |diverged| diverged.clamp(first, end.max(first)))
+            }
+            OnOutOfRange::Latest => end,
+        };
+        tracing::warn!(partition = %at, %wanted, %first, %end, %to, "the position is not in the log; going on elsewhere, as chosen");
+        self.metrics.resets += 1;
+        cursor.reset(to);
+        self.end_if_finished(slot);
+        Ok(())
+    }
+
+    /// Whether something of a split was fetched and not handed out.
+    fn is_waiting(&self, slot: u32) -> bool {
+        self.cursors.get(&slot).is_some_and(Cursor::has_buffered)
+            || self
+                .queue
+                .iter()
+                .any(|queued| matches!(queued, Queued::Elements { slot: of, .. } if *of == slot))
+    }
+}
+
+/// Whether only a change by people cures it. Leaders move, and a broker that failed by a fault of its own may recover.
+fn is_fatal(error: &milena::Error) -> bool {
+    let passes = |code: ErrorCode| code.refreshes_metadata() || code == ErrorCode::UNKNOWN_SERVER_ERROR;
+    !error.is_retriable() && !error.code().is_some_and(passes)
+}
+
+fn out_of_range(at: TopicPartition, wanted: Offset, first: Offset, end: Offset) -> Error {
+    let text = format!(
+        "offset {wanted} is not in the log, which holds {first} to {end}: records were deleted before they were read, or the log \
+         lost its tail; KafkaSourceBuilder::on_out_of_range chooses where to go on"
+    );
+    Error::new(ErrorKind::DataLoss, text).with_topic_partition(at).with_offset(wanted)
+}
