@@ -1,0 +1,215 @@
+//! Which broker to look for and how to set it up.
+
+use super::error::{KafkaError, KafkaErrorKind};
+use super::settings::{self, Properties};
+use super::version::{KafkaVersion, NEWEST};
+use super::{Engine, Kafka, jvm};
+
+/// Which ways of starting a broker are allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Route {
+    /// A container if that works, else a JVM.
+    #[default]
+    Any,
+    /// A container only.
+    Container,
+    /// A JVM with Kafka's jars only.
+    Jvm,
+}
+
+/// What a test wants of its broker.
+#[derive(Debug, Clone)]
+pub struct KafkaOptions {
+    version: KafkaVersion,
+    stated_version: bool,
+    route: Route,
+    bootstrap: Option<String>,
+    properties: Properties,
+    heap_mib: u32,
+}
+
+impl KafkaOptions {
+    /// The defaults with what the environment says: `MILENA_KAFKA_VERSION` (default [`NEWEST`]), `MILENA_KAFKA_ROUTE`
+    /// (`any`, `container`, `jvm`; default any) and `MILENA_BOOTSTRAP` (default none).
+    ///
+    /// # Errors
+    /// [`KafkaErrorKind::Misuse`] for a value that makes no sense.
+    pub fn from_env() -> Result<Self, KafkaError> {
+        let stated = variable("MILENA_KAFKA_VERSION");
+        let route = match variable("MILENA_KAFKA_ROUTE").as_deref() {
+            None | Some("any") => Route::Any,
+            Some("container") => Route::Container,
+            Some("jvm") => Route::Jvm,
+            Some(other) => {
+                let message = format!("MILENA_KAFKA_ROUTE={other:?}: expected any, container or jvm");
+                return Err(KafkaError::new(KafkaErrorKind::Misuse, message));
+            }
+        };
+        Ok(Self {
+            version: stated.as_deref().unwrap_or(NEWEST).parse()?,
+            stated_version: stated.is_some(),
+            route,
+            bootstrap: variable("MILENA_BOOTSTRAP"),
+            properties: Vec::new(),
+            heap_mib: 512,
+        })
+    }
+
+    /// The version to start, as "3.9.1".
+    ///
+    /// # Errors
+    /// [`KafkaErrorKind::Misuse`] if that is no version.
+    pub fn version(mut self, version: &str) -> Result<Self, KafkaError> {
+        self.version = version.parse()?;
+        self.stated_version = true;
+        Ok(self)
+    }
+
+    /// Restricts the ways of starting the broker.
+    #[must_use]
+    pub fn route(mut self, route: Route) -> Self {
+        self.route = route;
+        self
+    }
+
+    /// Sets a broker property, over the defaults of tests. A broker at `MILENA_BOOTSTRAP` can't take it, so
+    /// [`KafkaOptions::obtain`] then starts one.
+    #[must_use]
+    pub fn property(mut self, name: &str, value: impl ToString) -> Self {
+        self.properties.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Makes the broker look for timed-out transactions every 500 ms instead of every 10 s
+    /// (`transaction.abort.timed.out.transaction.cleanup.interval.ms`).
+    #[must_use]
+    pub fn quick_transaction_timeouts(self) -> Self {
+        self.property("transaction.abort.timed.out.transaction.cleanup.interval.ms", 500)
+    }
+
+    /// The broker's largest heap in MiB. Default 512.
+    #[must_use]
+    pub fn heap_mib(mut self, heap_mib: u32) -> Self {
+        self.heap_mib = heap_mib;
+        self
+    }
+
+    /// The broker at `MILENA_BOOTSTRAP` if there is one and no property was asked for, else [`KafkaOptions::start`].
+    ///
+    /// # Errors
+    /// As [`Kafka::obtain`].
+    ///
+    /// # Cancellation
+    /// What was started is ended and removed.
+    pub async fn obtain(self) -> Result<Kafka, KafkaError> {
+        let Some(bootstrap) = self.bootstrap.clone().filter(|_| self.properties.is_empty()) else {
+            return self.start().await;
+        };
+        let kafka = Kafka::external(bootstrap, self.stated_version.then_some(self.version));
+        kafka.wait_ready().await?;
+        Ok(kafka)
+    }
+
+    /// Starts a broker for the caller alone and waits until it answers.
+    ///
+    /// # Errors
+    /// As [`Kafka::obtain`].
+    ///
+    /// # Cancellation
+    /// What was started is ended and removed.
+    pub async fn start(self) -> Result<Kafka, KafkaError> {
+        let mut reasons = Vec::new();
+        if self.route != Route::Jvm {
+            match self.start_container().await {
+                Ok(kafka) => return Ok(kafka),
+                Err(error) if error.kind() == KafkaErrorKind::Absent => {
+                    reasons.push(format!("container: {error}"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if self.route != Route::Container {
+            match self.start_jvm().await {
+                Ok(kafka) => return Ok(kafka),
+                Err(error) if error.kind() == KafkaErrorKind::Absent => reasons.push(format!("JVM: {error}")),
+                Err(error) => return Err(error),
+            }
+        }
+        let message = format!(
+            "no real Kafka {} on this machine.\n  MILENA_BOOTSTRAP: {}\n  {}",
+            self.version,
+            if self.bootstrap.is_some() { "set, but this test needs a broker of its own" } else { "not set" },
+            reasons.join("\n  ")
+        );
+        Err(KafkaError::new(KafkaErrorKind::Absent, message))
+    }
+
+    pub(super) fn kafka_version(&self) -> KafkaVersion {
+        self.version
+    }
+
+    pub(super) fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    pub(super) fn largest_heap_mib(&self) -> u32 {
+        self.heap_mib
+    }
+
+    #[cfg(feature = "containers")]
+    async fn start_container(&self) -> Result<Kafka, KafkaError> {
+        if !self.version.has_container_image() {
+            let message = format!("there is no image apache/kafka:{}", self.version);
+            return Err(KafkaError::new(KafkaErrorKind::Absent, message));
+        }
+        let port = settings::free_port()?;
+        let mut properties = settings::common(1);
+        properties.extend(self.properties.iter().cloned());
+        let container =
+            super::container::Container::start(self.version, port, &properties, self.heap_mib).await?;
+        let kafka = Kafka {
+            bootstrap: format!("127.0.0.1:{port}"),
+            version: self.version.to_string(),
+            how: format!("container apache/kafka:{}", self.version),
+            engine: Engine::Container(container),
+        };
+        kafka.wait_ready().await?;
+        Ok(kafka)
+    }
+
+    #[cfg(not(feature = "containers"))]
+    async fn start_container(&self) -> Result<Kafka, KafkaError> {
+        Err(KafkaError::new(KafkaErrorKind::Absent, "built without the feature `containers`"))
+    }
+
+    async fn start_jvm(&self) -> Result<Kafka, KafkaError> {
+        let jars = self.version.jars()?;
+        let (port, controller_port) = (settings::free_port()?, settings::free_port()?);
+        let mut properties = settings::common(1);
+        properties.extend(self.properties.iter().cloned());
+        let spec = jvm::NodeSpec {
+            version: self.version,
+            jars,
+            node_id: 1,
+            port,
+            controller_port,
+            voters: format!("1@127.0.0.1:{controller_port}"),
+            properties,
+            heap_mib: self.heap_mib,
+        };
+        let node = jvm::Node::create(spec)?;
+        node.launch().await?;
+        let kafka = Kafka {
+            bootstrap: format!("127.0.0.1:{port}"),
+            version: self.version.to_string(),
+            how: format!("JVM with the jars of Kafka {}", self.version),
+            engine: Engine::Jvm(Box::new(node)),
+        };
+        kafka.wait_ready().await?;
+        Ok(kafka)
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

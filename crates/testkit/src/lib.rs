@@ -1,0 +1,13 @@
+//! Brokers for tests: an embedded one, hostile ones, real ones.
+//!
+//! - [`broker`]: a Kafka broker as a pure state machine, with faults to order. `NOT_SIMULATED.md` says what it leaves out.
+//! - [`check`]: a judge of histories: lost, duplicated, reordered, torn.
+//! - [`listen`]: the same, reachable over TCP or through in-memory streams.
+//! - [`hostile`]: listeners that answer lies, late, or never.
+//! - [`kafka`]: real brokers from a container or a JVM.
+
+pub mod broker;
+pub mod check;
+pub mod hostile;
+pub mod kafka;
+pub mod listen;
