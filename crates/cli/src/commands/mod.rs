@@ -1,0 +1,9 @@
+//! One file per command.
+
+pub(crate) mod api_versions;
+pub(crate) mod broker;
+pub(crate) mod consume;
+pub(crate) mod copy;
+pub(crate) mod offsets;
+pub(crate) mod produce;
+pub(crate) mod topics;
