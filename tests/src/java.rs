@@ -1,0 +1,85 @@
+//! Kafka's own command line tools, to check against Java's producer and consumer.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use milena_testkit::kafka::{KafkaVersion, NEWEST, is_demanded};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+/// Writes lines with Java's console producer. Extra arguments follow its own.
+///
+/// # Panics
+/// If it fails or takes longer than two minutes.
+pub async fn produce(java: &Java, bootstrap: &str, topic: &str, arguments: &[&str], lines: &str) {
+    let mut all = vec!["--bootstrap-server", bootstrap, "--topic", topic];
+    all.extend(arguments);
+    java.run("org.apache.kafka.tools.ConsoleProducer", &all, lines).await;
+}
+
+/// Reads `count` records from the beginning with Java's console consumer: what it prints, one line a record.
+///
+/// # Panics
+/// As [`produce`].
+pub async fn consume(java: &Java, bootstrap: &str, count: usize, arguments: &[&str]) -> Vec<String> {
+    let count = count.to_string();
+    let mut all = vec!["--bootstrap-server", bootstrap, "--from-beginning", "--max-messages", &count];
+    all.extend(["--timeout-ms", "60000"]);
+    all.extend(arguments);
+    let printed = java.run("org.apache.kafka.tools.consumer.ConsoleConsumer", &all, "").await;
+    printed.lines().map(str::to_owned).collect()
+}
+
+/// A Java with Kafka's jars.
+#[derive(Debug)]
+pub struct Java {
+    class_path: String,
+}
+
+impl Java {
+    /// The newest Kafka's tools; `None` if the test is to be skipped for want of a Java or the jars.
+    ///
+    /// # Panics
+    /// If there are none and CI or `MILENA_REQUIRE_KAFKA=1` demands them.
+    pub async fn find() -> Option<Self> {
+        let version: KafkaVersion = NEWEST.parse().unwrap_or_else(|error| panic!("{NEWEST}: {error}"));
+        let jars = version.jars().map_err(|error| error.to_string());
+        let java = Command::new(program()).arg("-version").output().await.map_err(|error| error.to_string());
+        match (jars, java) {
+            (Ok(jars), Ok(_)) => Some(Self { class_path: format!("{}/*", jars.display()) }),
+            (jars, java) => {
+                let reasons: Vec<_> = jars.err().into_iter().chain(java.err()).collect();
+                assert!(!is_demanded(), "no Java tools of Kafka {NEWEST}: {reasons:?}");
+                eprintln!("SKIPPED: no Java tools of Kafka {NEWEST}: {reasons:?}");
+                None
+            }
+        }
+    }
+
+    async fn run(&self, class: &str, arguments: &[&str], input: &str) -> String {
+        let mut command = Command::new(program());
+        command
+            .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", &self.class_path, class])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{class}: {error}"));
+        if let Some(mut stdin) = child.stdin.take() {
+            // A tool that ends early closes its input; its output then says why.
+            let _ = stdin.write_all(input.as_bytes()).await;
+        }
+        let output = tokio::time::timeout(Duration::from_secs(120), child.wait_with_output()).await;
+        let output = output
+            .unwrap_or_else(|_| panic!("{class} {arguments:?} takes too long"))
+            .unwrap_or_else(|error| panic!("{class}: {error}"));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{class} {arguments:?}: {}\n{errors}", output.status);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+fn program() -> String {
+    std::env::var("JAVA_HOME").map_or_else(|_| "java".to_owned(), |home| format!("{home}/bin/java"))
+}
