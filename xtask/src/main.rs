@@ -1,0 +1,178 @@
+//! Chores of the workspace: one entry for real brokers, tests, fuzzing, benches and CI.
+//!
+//! `cargo xtask --help` lists them. Every chore prints the commands it runs, so that each can be run by hand.
+
+mod chores;
+mod command;
+mod engine;
+mod gates;
+mod image;
+mod jars;
+mod kafka;
+mod parity;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The version of Kafka that commands use if none is named; the tests' default too.
+const NEWEST_KAFKA: &str = "4.3.1";
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Chores of milena", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Real Kafka for tests: jars, container image, container engine, a broker to play with.
+    #[command(subcommand)]
+    Kafka(KafkaChore),
+    /// Write or check the guard's table of message shapes.
+    Parity(parity::Args),
+    /// Run the tests of the workspace; those that need a real Kafka find or start one.
+    Test(TestArgs),
+    /// Check the rules about dependencies: no runtime in the pure crates, no C, no newer Rust than declared.
+    Gates,
+    /// Run what CI runs.
+    Ci,
+    /// Build the fuzz targets and run each for a while.
+    Fuzz(FuzzArgs),
+    /// Run the benches.
+    Bench(BenchArgs),
+    /// The exactly-once demo with many crashes, on the embedded and on a real broker.
+    DemoLong(DemoArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum KafkaChore {
+    /// Copy the jars of a version from Maven Central to $KAFKA_LIBS or ~/.cache/milena/kafka.
+    Jars {
+        /// The versions to fetch, such as 4.3.1 or 0.11.0.3.
+        #[arg(default_value = NEWEST_KAFKA)]
+        versions: Vec<String>,
+    },
+    /// Build the container image apache/kafka:VERSION from the jars, unless the engine has it.
+    Image {
+        /// The version, 3.7 or later.
+        #[arg(default_value = NEWEST_KAFKA)]
+        version: String,
+        /// Build it even if the engine has an image of that name.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Start a broker in the background and print its address.
+    Start {
+        /// The version.
+        #[arg(default_value = NEWEST_KAFKA)]
+        version: String,
+    },
+    /// Stop the brokers that `start` started, and remove containers that tests left behind.
+    Stop {
+        /// Only the broker at this address.
+        address: Option<String>,
+    },
+    /// Start a container engine for tests where none runs (root, needs dockerd), and print its address.
+    EngineStart,
+    /// Stop the container engine that `engine-start` started.
+    EngineStop,
+}
+
+#[derive(Debug, Args)]
+struct TestArgs {
+    /// The Kafka version of the tests that need a real broker.
+    #[arg(long, default_value = NEWEST_KAFKA)]
+    kafka: String,
+    /// Fail where a test would be skipped because no real Kafka can be started.
+    #[arg(long)]
+    require_kafka: bool,
+    /// Only the packages whose tests talk to a real Kafka.
+    #[arg(long)]
+    real_only: bool,
+    /// Arguments for cargo test.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct FuzzArgs {
+    /// Seconds for each target.
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+    /// The sanitizer: `none`, or `address`, which takes far longer to build and only sees the codecs' unsafe code.
+    #[arg(long, default_value = "none")]
+    sanitizer: String,
+    /// Only these targets; all without it.
+    targets: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct BenchArgs {
+    /// Run each bench once, to see that it works.
+    #[arg(long)]
+    smoke: bool,
+    /// Arguments for cargo bench.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Records to copy.
+    #[arg(long, default_value_t = 2_000_000)]
+    records: u64,
+    /// Partitions of both topics.
+    #[arg(long, default_value_t = 4)]
+    partitions: u32,
+    /// How often the copying process is killed.
+    #[arg(long, default_value_t = 20)]
+    crashes: u32,
+    /// The Kafka version of the run on a real broker.
+    #[arg(long, default_value = NEWEST_KAFKA)]
+    kafka: String,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().chore) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(chore: Chore) -> anyhow::Result<()> {
+    match chore {
+        Chore::Kafka(KafkaChore::Jars { versions }) => {
+            for version in versions {
+                jars::fetch(&version)?;
+            }
+            Ok(())
+        }
+        Chore::Kafka(KafkaChore::Image { version, force }) => image::build(&version, force),
+        Chore::Kafka(KafkaChore::Start { version }) => {
+            println!("{}", kafka::start(&version)?);
+            Ok(())
+        }
+        Chore::Kafka(KafkaChore::Stop { address }) => kafka::stop(address.as_deref()),
+        Chore::Kafka(KafkaChore::EngineStart) => {
+            println!("export DOCKER_HOST={}", engine::start()?);
+            Ok(())
+        }
+        Chore::Kafka(KafkaChore::EngineStop) => engine::stop(),
+        Chore::Parity(arguments) => parity::run(arguments),
+        Chore::Test(TestArgs { kafka, require_kafka, real_only, arguments }) => {
+            chores::test(&chores::TestRun { kafka: &kafka, require_kafka, real_only, arguments: &arguments })
+        }
+        Chore::Gates => gates::check(),
+        Chore::Ci => chores::ci(),
+        Chore::Fuzz(FuzzArgs { seconds, sanitizer, targets }) => chores::fuzz(seconds, &sanitizer, &targets),
+        Chore::Bench(BenchArgs { smoke, arguments }) => chores::bench(smoke, &arguments),
+        Chore::DemoLong(DemoArgs { records, partitions, crashes, kafka }) => {
+            chores::demo_long(records, partitions, crashes, &kafka)
+        }
+    }
+}
