@@ -280,8 +280,17 @@ impl Client {
     pub(crate) async fn refresh(&self, want: Want, deadline: Instant) -> Result<Arc<Cluster>> {
         let late = |_| {
             let asked: Vec<String> = self.candidates().into_iter().map(|(_, name)| name).collect();
-            let text = format!("no broker answered in time; asked: {}", asked.join(", "));
-            Error::new(ErrorKind::Timeout, text).with_api("Metadata")
+            let mut text = format!("no broker answered in time; asked: {}", asked.join(", "));
+            // Mostly the reason is the same as a moment ago, when there was time to find it out.
+            let before = self.inner.metadata.last_failure();
+            if let Some(failure) = &before {
+                text.push_str(&format!("; the try before: {}", failure.message()));
+            }
+            let error = Error::new(ErrorKind::Timeout, text).with_api("Metadata");
+            match before {
+                Some(failure) => error.with_source(failure),
+                None => error,
+            }
         };
         timeout_at(deadline, self.inner.metadata.refresh(want)).await.map_err(late)?
     }

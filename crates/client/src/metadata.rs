@@ -5,7 +5,7 @@
 //! from the bootstrap list by itself.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -64,6 +64,8 @@ struct Ask {
 pub(crate) struct Metadata {
     snapshot: watch::Sender<Arc<Cluster>>,
     asks: mpsc::UnboundedSender<Ask>,
+    /// Why the last refresh failed; `None` after one that did not.
+    failure: Mutex<Option<Error>>,
 }
 
 /// The other end of a [`Metadata`]: what its task starts from.
@@ -80,7 +82,17 @@ const BACKGROUND_GAP: Duration = Duration::from_millis(100);
 impl Metadata {
     pub(crate) fn new() -> (Self, MetadataTask) {
         let (asks, receiver) = mpsc::unbounded_channel();
-        (Self { snapshot: watch::Sender::default(), asks }, MetadataTask { asks: receiver })
+        let metadata = Self { snapshot: watch::Sender::default(), asks, failure: Mutex::default() };
+        (metadata, MetadataTask { asks: receiver })
+    }
+
+    /// Why the last refresh failed, unless it succeeded: what to tell those whose time is up during the next one.
+    pub(crate) fn last_failure(&self) -> Option<Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, failure: Option<Error>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
     /// The current snapshot.
@@ -138,6 +150,7 @@ impl MetadataTask {
             }
             let result = refresh(&client, &want).await;
             last = Instant::now();
+            client.metadata_cache().note(result.as_ref().err().cloned());
             match &result {
                 Ok(cluster) => {
                     tracked.retain(|name| {
