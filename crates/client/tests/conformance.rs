@@ -286,7 +286,7 @@ async fn fetches_that_wait_do_not_hold_up_each_other_or_commits(client: &Client)
     let name = create(client, "parallel", 4).await;
     let group = client.group(&unique("g"));
     group.commit(&[(TopicPartition::new(name.as_str(), 0), Offset(0).into())]).await.unwrap();
-    let options = Arc::new(FetchOptions { max_wait: Duration::from_secs(2), ..FetchOptions::default() });
+    let options = Arc::new(FetchOptions { max_wait: Duration::from_secs(5), ..FetchOptions::default() });
     let since = std::time::Instant::now();
     let waits: Vec<_> = (0..4)
         .map(|partition| {
@@ -297,11 +297,11 @@ async fn fetches_that_wait_do_not_hold_up_each_other_or_commits(client: &Client)
         .collect();
     tokio::time::sleep(Duration::from_millis(100)).await;
     group.commit(&[(TopicPartition::new(name.as_str(), 0), Offset(0).into())]).await.unwrap();
-    assert!(since.elapsed() < Duration::from_millis(1500), "a commit waited for a fetch");
+    assert!(since.elapsed() < Duration::from_millis(4500), "a commit waited for a fetch");
     for wait in waits {
         assert!(wait.await.unwrap()[0].error.is_none());
     }
-    assert!(since.elapsed() < Duration::from_secs(4), "fetches waited for each other: {:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(14), "fetches waited for each other: {:?}", since.elapsed());
 }
 
 async fn offsets_are_committed_and_read_back(client: &Client) {
@@ -430,7 +430,7 @@ async fn a_closed_client_refuses_calls_and_an_absent_topic_ends_in_an_error(clie
     let since = std::time::Instant::now();
     let error = client.topic("no-such-topic").await.unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION));
-    assert!(since.elapsed() < Duration::from_secs(15));
+    assert!(since.elapsed() < Duration::from_secs(30));
     client.clone().close(Duration::from_secs(5)).await.unwrap();
     let error = client.metadata(None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
@@ -441,5 +441,5 @@ async fn dead_bootstrap_addresses_do_not_stop_a_live_one(client: &Client) {
     let since = std::time::Instant::now();
     let config = ClientConfig::new(["127.0.0.1:1", "no-such-host.invalid:9092", live.as_str()]);
     Client::connect(config).await.unwrap();
-    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
 }

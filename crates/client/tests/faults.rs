@@ -60,7 +60,7 @@ async fn a_retried_call_that_never_succeeds_says_how_often_it_was_tried() {
     let error = listed[0].1.as_ref().unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::NOT_LEADER_OR_FOLLOWER));
     assert!(error.attempts() > 3 && error.to_string().contains("tries in"), "{error}");
-    assert!(since.elapsed() < Duration::from_secs(6));
+    assert!(since.elapsed() < Duration::from_secs(20));
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ async fn calls_end_while_the_broker_is_dead_or_frozen_and_go_on_when_it_is_back(
     let since = Instant::now();
     let error = list().await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Timeout), "{error}");
-    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(30), "{:?}", since.elapsed());
     kafka.unpause().await.unwrap();
     list().await.unwrap();
 
@@ -33,7 +33,7 @@ async fn calls_end_while_the_broker_is_dead_or_frozen_and_go_on_when_it_is_back(
     let since = Instant::now();
     let error = group.fetch(None, false).await.unwrap_err();
     assert!(error.is_retriable() && error.attempts() > 1, "{error}");
-    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(30), "{:?}", since.elapsed());
     kafka.restart().await.unwrap();
     list().await.unwrap();
     let committed = group.fetch(Some(&[tp]), true).await.unwrap().remove(0).1.unwrap();
