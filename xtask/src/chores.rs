@@ -1,10 +1,10 @@
-//! Tests, fuzzing, benches, the long demo, CI.
+//! Tests, benches, the long demo, CI.
 
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::command::{cargo, output, root, run, succeeds};
+use crate::command::{cargo, root, run};
 use crate::engine;
 use crate::kafka::{Broker, report_file};
 
@@ -69,48 +69,6 @@ pub(crate) fn test(test: &TestRun<'_>) -> Result<()> {
 /// Runs CI's script.
 pub(crate) fn ci() -> Result<()> {
     run(Command::new("bash").arg(root().join(".ci/run")).current_dir(root()))
-}
-
-/// Builds the fuzz targets and runs each for some seconds, with a nightly toolchain if rustup has one.
-pub(crate) fn fuzz(seconds: u32, sanitizer: &str, targets: &[String]) -> Result<()> {
-    let known = output(fuzz_command().arg("list"))?;
-    let known: Vec<&str> = known.split_whitespace().collect();
-    if known.is_empty() {
-        bail!("there are no fuzz targets");
-    }
-    if let Some(unknown) = targets.iter().find(|target| !known.contains(&target.as_str())) {
-        bail!("no fuzz target {unknown}; there are: {}", known.join(" "));
-    }
-    run(fuzz_command().args(["build", "--sanitizer", sanitizer]))?;
-    for target in
-        known.iter().filter(|target| targets.is_empty() || targets.iter().any(|wanted| wanted == *target))
-    {
-        let limit = format!("-max_total_time={seconds}");
-        let mut command = fuzz_command();
-        command.args(["run", "--sanitizer", sanitizer, target]);
-        // Seeds are kept beside the targets; what a run finds goes to the corpus, which is not.
-        let seeds = root().join("fuzz/seeds").join(target);
-        if seeds.is_dir() {
-            let corpus = root().join("fuzz/corpus").join(target);
-            std::fs::create_dir_all(&corpus)?;
-            command.arg(corpus).arg(seeds);
-        }
-        run(command.args(["--", &limit, "-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1"]))?;
-    }
-    Ok(())
-}
-
-fn fuzz_command() -> Command {
-    let mut command = Command::new("cargo");
-    command.current_dir(root()).env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
-    if succeeds(Command::new("cargo").args(["+nightly", "--version"]).env_remove("RUSTUP_TOOLCHAIN")) {
-        command.arg("+nightly");
-    } else {
-        // The sanitizer's flags are unstable, and this is how a stable compiler is told to take them.
-        command.env("RUSTC_BOOTSTRAP", "1");
-    }
-    command.arg("fuzz");
-    command
 }
 
 /// Runs the benches, or each once.

@@ -5,6 +5,7 @@
 mod chores;
 mod command;
 mod engine;
+mod fuzz;
 mod gates;
 mod image;
 mod jars;
@@ -39,7 +40,7 @@ enum Chore {
     /// Run what CI runs.
     Ci,
     /// Build the fuzz targets and run each for a while.
-    Fuzz(FuzzArgs),
+    Fuzz(fuzz::FuzzArgs),
     /// Run the benches.
     Bench(BenchArgs),
     /// The exactly-once demo with many crashes, on the embedded and on a real broker.
@@ -94,18 +95,6 @@ struct TestArgs {
     /// Arguments for cargo test.
     #[arg(last = true)]
     arguments: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-struct FuzzArgs {
-    /// Seconds for each target.
-    #[arg(long, default_value_t = 60)]
-    seconds: u32,
-    /// The sanitizer: `none`, or `address`, which takes far longer to build and only sees the codecs' unsafe code.
-    #[arg(long, default_value = "none")]
-    sanitizer: String,
-    /// Only these targets; all without it.
-    targets: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -169,7 +158,7 @@ fn run(chore: Chore) -> anyhow::Result<()> {
         }
         Chore::Gates => gates::check(),
         Chore::Ci => chores::ci(),
-        Chore::Fuzz(FuzzArgs { seconds, sanitizer, targets }) => chores::fuzz(seconds, &sanitizer, &targets),
+        Chore::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Chore::Bench(BenchArgs { smoke, arguments }) => chores::bench(smoke, &arguments),
         Chore::DemoLong(DemoArgs { records, partitions, crashes, kafka }) => {
             chores::demo_long(records, partitions, crashes, &kafka)
