@@ -9,6 +9,7 @@
 //! Strictness beyond safety, all of it kept by every Kafka broker: null only where the schema allows it, tags in
 //! ascending order and of this version, presence bytes of 1 or -1.
 
+pub(crate) mod cursor;
 #[cfg(test)]
 mod planted;
 pub mod sample;

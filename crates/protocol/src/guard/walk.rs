@@ -1,52 +1,8 @@
 //! The walk over a frame.
 
 use super::Cost;
+use super::cursor::{Cursor, Why};
 use super::shape::{Field, Item, Kind, Message, Shape};
-
-/// Why a frame was refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Why {
-    /// The frame ends inside of a field.
-    Short,
-    /// A length below -1.
-    Negative,
-    /// Null where the version does not allow it.
-    Null,
-    /// More elements than the remaining bytes can hold.
-    Count,
-    /// A varint of more than 32 bits.
-    Varint,
-    /// A nullable struct that is neither absent (-1) nor present (1).
-    Presence,
-    /// Tags that do not ascend, are above `i32::MAX`, or belong to a field the version lacks.
-    Tag,
-    /// A tagged field that does not fill its stated size.
-    TagSize,
-    /// Text that is not UTF-8.
-    Utf8,
-    /// Bytes after the end.
-    Trailing,
-    /// Decoding could take more memory than allowed.
-    Memory,
-}
-
-impl Why {
-    pub(super) const fn text(self) -> &'static str {
-        match self {
-            Self::Short => "the frame ends too early",
-            Self::Negative => "a length is negative",
-            Self::Null => "null where the version has none",
-            Self::Count => "a count is larger than the frame can hold",
-            Self::Varint => "a varint has more than 32 bits",
-            Self::Presence => "a struct is neither present nor absent",
-            Self::Tag => "a tag is out of order or not of this version",
-            Self::TagSize => "a tagged field does not have its stated size",
-            Self::Utf8 => "a string is not UTF-8",
-            Self::Trailing => "bytes follow the end",
-            Self::Memory => "decoding would take more memory than its size allows",
-        }
-    }
-}
 
 /// Why, at which byte, and in which field ("" if in none).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,13 +19,10 @@ const FIRST_TAG: u64 = 480;
 /// What each further one costs: its share of half-full leaves.
 const NEXT_TAG: u64 = 96;
 
-/// The walk. Total: every step takes bytes from `rest` or ends, and it recurses as deep as the table nests, never as
+/// The walk. Total: every step takes bytes from the cursor or ends, and it recurses as deep as the table nests, never as
 /// deep as the bytes say. Nothing is allocated.
 struct Walk<'a> {
-    /// What is left of the frame, or of the tagged field being read.
-    rest: &'a [u8],
-    /// Bytes of the frame after `rest`: none, except inside of a tagged field.
-    after: usize,
+    cursor: Cursor<'a>,
     version: u8,
     compact: bool,
     limit: u64,
@@ -94,7 +47,7 @@ pub(super) fn walk(
             walk.compact = flexible;
         }
         walk.structure(message.root)?;
-        if walk.rest.is_empty() { Ok(()) } else { Err(Why::Trailing) }
+        if walk.cursor.is_empty() { Ok(()) } else { Err(Why::Trailing) }
     })
 }
 
@@ -111,15 +64,17 @@ fn run<'a>(
     steps: impl FnOnce(&mut Walk<'a>) -> Result<(), Why>,
 ) -> Result<Cost, Refusal> {
     let compact = message.is_flexible(version);
-    let mut walk =
-        Walk { rest: bytes, after: 0, version, compact, limit, cost: Cost::default(), refused: "" };
+    let cursor = Cursor::new(bytes);
+    let mut walk = Walk { cursor, version, compact, limit, cost: Cost::default(), refused: "" };
     match steps(&mut walk) {
         Ok(()) => Ok(walk.cost),
-        Err(why) => Err(Refusal { why, at: bytes.len() - walk.after - walk.rest.len(), field: walk.refused }),
+        Err(why) => {
+            Err(Refusal { why, at: bytes.len() - walk.cursor.left_of_frame(), field: walk.refused })
+        }
     }
 }
 
-impl<'a> Walk<'a> {
+impl Walk<'_> {
     fn structure(&mut self, shape: &'static Shape) -> Result<(), Why> {
         for field in shape.fields {
             if field.exists(self.version) && field.tag.is_none() {
@@ -133,7 +88,7 @@ impl<'a> Walk<'a> {
     fn field(&mut self, field: &'static Field) -> Result<(), Why> {
         let kind = field.kind;
         let done = if kind.width > 0 && !kind.array {
-            self.skip(kind.width.into()).map(drop)
+            self.cursor.skip(kind.width.into()).map(drop)
         } else {
             self.sized(field)
         };
@@ -151,7 +106,7 @@ impl<'a> Walk<'a> {
         if let (Item::Struct(shape), false) = (field.kind.item, field.kind.array) {
             return match null {
                 false => self.structure(shape),
-                true => match self.take()? {
+                true => match self.cursor.take()? {
                     [1] => self.structure(shape),
                     [0xff] => Ok(()),
                     _ => Err(Why::Presence),
@@ -159,10 +114,10 @@ impl<'a> Walk<'a> {
             };
         }
         let text = matches!(field.kind.item, Item::Text) && !field.kind.array;
-        match self.length(compact, text)? {
+        match self.cursor.length(compact, text)? {
             Some(count) if field.kind.array => self.elements(field.kind, count, compact),
-            Some(length) if text => self.text(length),
-            Some(length) => self.skip(length).map(drop),
+            Some(length) if text => self.cursor.text(length).map(drop),
+            Some(length) => self.cursor.skip(length).map(drop),
             None if null => Ok(()),
             None => Err(Why::Null),
         }
@@ -178,20 +133,20 @@ impl<'a> Walk<'a> {
         };
         // The count is below 2^32 and the others below 2^16, so no product overflows.
         let all = u64::from(count) * fewest;
-        if all > self.rest.len() as u64 {
+        if all > self.cursor.left() as u64 {
             return Err(Why::Count);
         }
         self.cost.elements = self.cost.elements.saturating_add(count.into());
         self.spend(u64::from(count) * memory)?;
         match kind.item {
             // No larger than the rest, so it fits.
-            Item::Fixed(_) => self.skip(all as u32).map(drop),
+            Item::Fixed(_) => self.cursor.skip(all as u32).map(drop),
             Item::Struct(shape) => (0..count).try_for_each(|_| self.structure(shape)),
             Item::Text | Item::Bytes => (0..count).try_for_each(|_| {
                 let text = matches!(kind.item, Item::Text);
-                match self.length(compact, text)? {
-                    Some(length) if text => self.text(length),
-                    Some(length) => self.skip(length).map(drop),
+                match self.cursor.length(compact, text)? {
+                    Some(length) if text => self.cursor.text(length).map(drop),
+                    Some(length) => self.cursor.skip(length).map(drop),
                     None => Err(Why::Null),
                 }
             }),
@@ -201,7 +156,7 @@ impl<'a> Walk<'a> {
     /// The tagged fields at the end of a struct.
     #[inline]
     fn tags(&mut self, shape: &'static Shape) -> Result<(), Why> {
-        match self.varint()? {
+        match self.cursor.varint()? {
             0 => Ok(()),
             count => self.some_tags(shape, count),
         }
@@ -209,22 +164,22 @@ impl<'a> Walk<'a> {
 
     fn some_tags(&mut self, shape: &'static Shape, count: u32) -> Result<(), Why> {
         // Each takes a byte of tag and a byte of size at least.
-        if u64::from(count) * 2 > self.rest.len() as u64 {
+        if u64::from(count) * 2 > self.cursor.left() as u64 {
             return Err(Why::Count);
         }
         let (mut lowest, mut price) = (0, FIRST_TAG);
         for _ in 0..count {
-            let tag = self.varint()?;
+            let tag = self.cursor.varint()?;
             if tag < lowest || tag > i32::MAX as u32 {
                 return Err(Why::Tag);
             }
             lowest = tag + 1;
-            let size = self.varint()?;
+            let size = self.cursor.varint()?;
             match shape.fields.iter().find(|field| field.tag.is_some_and(|known| u32::from(known) == tag)) {
                 Some(field) if field.exists(self.version) => self.tagged(field, size)?,
                 Some(_) => return Err(Why::Tag),
                 None => {
-                    self.skip(size)?;
+                    self.cursor.skip(size)?;
                     self.spend(price)?;
                     price = NEXT_TAG;
                 }
@@ -235,70 +190,9 @@ impl<'a> Walk<'a> {
 
     /// A known tagged field: it sees its own bytes alone, and must use them all.
     fn tagged(&mut self, field: &'static Field, size: u32) -> Result<(), Why> {
-        let value = self.skip(size)?;
-        let outer = std::mem::replace(&mut self.rest, value);
-        self.after += outer.len();
+        let outer = self.cursor.enter(size)?;
         self.field(field)?;
-        if !self.rest.is_empty() {
-            self.refused = field.name;
-            return Err(Why::TagSize);
-        }
-        self.after -= outer.len();
-        self.rest = outer;
-        Ok(())
-    }
-
-    /// A length or a count: a varint of one more when compact, else 16 bits for text or 32. `None` is null.
-    #[inline]
-    fn length(&mut self, compact: bool, text: bool) -> Result<Option<u32>, Why> {
-        if compact {
-            return Ok(self.varint()?.checked_sub(1));
-        }
-        let length =
-            if text { i16::from_be_bytes(self.take()?).into() } else { i32::from_be_bytes(self.take()?) };
-        match length {
-            -1 => Ok(None),
-            length => u32::try_from(length).map(Some).map_err(|_| Why::Negative),
-        }
-    }
-
-    #[inline]
-    fn text(&mut self, length: u32) -> Result<(), Why> {
-        let text = self.skip(length)?;
-        if std::str::from_utf8(text).is_ok() { Ok(()) } else { Err(Why::Utf8) }
-    }
-
-    #[inline]
-    fn skip(&mut self, length: u32) -> Result<&'a [u8], Why> {
-        let length = usize::try_from(length).map_err(|_| Why::Short)?;
-        let (head, rest) = self.rest.split_at_checked(length).ok_or(Why::Short)?;
-        self.rest = rest;
-        Ok(head)
-    }
-
-    #[inline]
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], Why> {
-        let (head, rest) = self.rest.split_first_chunk().ok_or(Why::Short)?;
-        self.rest = rest;
-        Ok(*head)
-    }
-
-    #[inline]
-    fn varint(&mut self) -> Result<u32, Why> {
-        let [first] = self.take()?;
-        if first < 0x80 { Ok(first.into()) } else { self.long_varint(first) }
-    }
-
-    fn long_varint(&mut self, first: u8) -> Result<u32, Why> {
-        let mut value = u32::from(first & 0x7f);
-        for shift in [7, 14, 21, 28] {
-            let [byte] = self.take()?;
-            value |= u32::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return if shift == 28 && byte > 0x0f { Err(Why::Varint) } else { Ok(value) };
-            }
-        }
-        Err(Why::Varint)
+        self.cursor.leave(outer).inspect_err(|_| self.refused = field.name)
     }
 
     #[inline]
