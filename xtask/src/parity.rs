@@ -5,6 +5,7 @@
 
 mod diff;
 mod emit;
+mod merge;
 mod schema;
 
 use std::path::PathBuf;
@@ -20,6 +21,9 @@ pub(crate) struct Args {
     /// The kafka-clients jar to read the schemas from.
     #[arg(long)]
     jar: PathBuf,
+    /// An older kafka-clients jar, for the versions that the newer one dropped.
+    #[arg(long, value_name = "JAR")]
+    older: Option<PathBuf>,
     /// Write nothing; fail if what is checked in differs.
     #[arg(long)]
     check: bool,
@@ -38,6 +42,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
         diff::report(&schema::messages(other)?, &messages);
         return Ok(());
     }
+    let messages = match &args.older {
+        Some(older) => merge::merge(schema::messages(older)?, messages)?,
+        None => messages,
+    };
     let files = emit::files(&messages)?;
     let mut stale = Vec::new();
     for (name, text) in &files {

@@ -35,7 +35,7 @@ fn find<'a>(messages: &'a [Message], name: &str) -> Option<&'a Message> {
 }
 
 /// One version's shape as a line of text.
-fn flat(message: &Message, index: usize, version: u16) -> String {
+pub(crate) fn flat(message: &Message, index: usize, version: u16) -> String {
     let mut out = String::from("{");
     for field in message.structs[index].fields.iter().filter(|field| within(field.versions, version)) {
         out += if field.array { " []" } else { " " };

@@ -52,6 +52,8 @@ pub(crate) struct Message {
     pub(crate) key: i16,
     pub(crate) versions: Span,
     pub(crate) flexible: Option<u16>,
+    /// Whether the release says that its last version may still change (`latestVersionUnstable`).
+    pub(crate) unstable: bool,
     /// The first is the root.
     pub(crate) structs: Vec<Struct>,
 }
@@ -82,7 +84,7 @@ pub(crate) fn messages(jar: &Path) -> Result<Vec<Message>> {
 }
 
 /// Reads one schema; `None` if its message has no version any more.
-fn parse(text: &str) -> Result<Option<Message>> {
+pub(crate) fn parse(text: &str) -> Result<Option<Message>> {
     let json: String =
         text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     // Only the first value: some old releases ship text after the closing brace.
@@ -98,6 +100,7 @@ fn parse(text: &str) -> Result<Option<Message>> {
         key: json.get("apiKey").and_then(Value::as_i64).map_or(Ok(-1), i16::try_from)?,
         versions,
         flexible: flexible.map(|(first, _)| first),
+        unstable: json.get("latestVersionUnstable").and_then(Value::as_bool).unwrap_or(false),
         structs: Vec::new(),
     };
     let mut common = BTreeMap::new();
@@ -174,7 +177,7 @@ impl Message {
     }
 
     /// What the walk over a frame relies on.
-    fn verify(&self) -> Result<()> {
+    pub(crate) fn verify(&self) -> Result<()> {
         ensure!(self.depth(0) <= 6, "nested more than 6 structs deep");
         for (index, shape) in self.structs.iter().enumerate() {
             let mut tags: Vec<u8> = shape.fields.iter().filter_map(|field| field.tag).collect();

@@ -2,9 +2,9 @@
 
 use crate::guard::shape::{BOOL, BYTES, I16, I32, I64, I8, STR, Shape, UUID, field, list, many, one, shape};
 
-// ProduceRequest: key 0, versions 3-13, flexible 9+
+// ProduceRequest: key 0, versions 0-13, flexible 9+
 pub(in crate::guard) static PRODUCE_REQUEST: Shape = shape(9, 88, &[
-    field("transactional_id", STR).null(),
+    field("transactional_id", STR).since(3).null(),
     field("acks", I16),
     field("timeout_ms", I32),
     field("topic_data", many(&PRODUCE_REQUEST_TOPIC_PRODUCE_DATA)),
@@ -19,10 +19,10 @@ static PRODUCE_REQUEST_PARTITION_PRODUCE_DATA: Shape = shape(6, 64, &[
     field("records", BYTES).null(),
 ]);
 
-// ProduceResponse: key 0, versions 3-13, flexible 9+
-pub(in crate::guard) static PRODUCE_RESPONSE: Shape = shape(6, 80, &[
+// ProduceResponse: key 0, versions 0-13, flexible 9+
+pub(in crate::guard) static PRODUCE_RESPONSE: Shape = shape(4, 80, &[
     field("responses", many(&PRODUCE_RESPONSE_TOPIC_PRODUCE_RESPONSE)),
-    field("throttle_time_ms", I32),
+    field("throttle_time_ms", I32).since(1),
     field("node_endpoints", many(&PRODUCE_RESPONSE_NODE_ENDPOINT)).since(10).tag(0),
 ]);
 static PRODUCE_RESPONSE_TOPIC_PRODUCE_RESPONSE: Shape = shape(3, 96, &[
@@ -30,11 +30,11 @@ static PRODUCE_RESPONSE_TOPIC_PRODUCE_RESPONSE: Shape = shape(3, 96, &[
     field("topic_id", UUID).since(13),
     field("partition_responses", many(&PRODUCE_RESPONSE_PARTITION_PRODUCE_RESPONSE)),
 ]);
-static PRODUCE_RESPONSE_PARTITION_PRODUCE_RESPONSE: Shape = shape(22, 144, &[
+static PRODUCE_RESPONSE_PARTITION_PRODUCE_RESPONSE: Shape = shape(14, 144, &[
     field("index", I32),
     field("error_code", I16),
     field("base_offset", I64),
-    field("log_append_time_ms", I64),
+    field("log_append_time_ms", I64).since(2),
     field("log_start_offset", I64).since(5),
     field("record_errors", many(&PRODUCE_RESPONSE_BATCH_INDEX_AND_ERROR_MESSAGE)).since(8),
     field("error_message", STR).since(8).null(),
@@ -55,15 +55,15 @@ static PRODUCE_RESPONSE_NODE_ENDPOINT: Shape = shape(11, 96, &[
     field("rack", STR).null(),
 ]);
 
-// FetchRequest: key 1, versions 4-18, flexible 12+
-pub(in crate::guard) static FETCH_REQUEST: Shape = shape(21, 208, &[
+// FetchRequest: key 1, versions 0-18, flexible 12+
+pub(in crate::guard) static FETCH_REQUEST: Shape = shape(16, 208, &[
     field("cluster_id", STR).since(12).null().tag(0),
     field("replica_id", I32).until(14),
     field("replica_state", one(&FETCH_REQUEST_REPLICA_STATE)).since(15).tag(1),
     field("max_wait_ms", I32),
     field("min_bytes", I32),
-    field("max_bytes", I32),
-    field("isolation_level", I8),
+    field("max_bytes", I32).since(3),
+    field("isolation_level", I8).since(4),
     field("session_id", I32).since(7),
     field("session_epoch", I32).since(7),
     field("topics", many(&FETCH_REQUEST_TOPIC)),
@@ -95,9 +95,9 @@ static FETCH_REQUEST_FORGOTTEN_TOPIC: Shape = shape(3, 96, &[
     field("partitions", list(I32)),
 ]);
 
-// FetchResponse: key 1, versions 4-18, flexible 12+
-pub(in crate::guard) static FETCH_RESPONSE: Shape = shape(8, 88, &[
-    field("throttle_time_ms", I32),
+// FetchResponse: key 1, versions 0-18, flexible 12+
+pub(in crate::guard) static FETCH_RESPONSE: Shape = shape(4, 88, &[
+    field("throttle_time_ms", I32).since(1),
     field("error_code", I16).since(7),
     field("session_id", I32).since(7),
     field("responses", many(&FETCH_RESPONSE_FETCHABLE_TOPIC_RESPONSE)),
@@ -108,16 +108,16 @@ static FETCH_RESPONSE_FETCHABLE_TOPIC_RESPONSE: Shape = shape(3, 96, &[
     field("topic_id", UUID).since(13),
     field("partitions", many(&FETCH_RESPONSE_PARTITION_DATA)),
 ]);
-static FETCH_RESPONSE_PARTITION_DATA: Shape = shape(30, 232, &[
+static FETCH_RESPONSE_PARTITION_DATA: Shape = shape(18, 232, &[
     field("partition_index", I32),
     field("error_code", I16),
     field("high_watermark", I64),
-    field("last_stable_offset", I64),
+    field("last_stable_offset", I64).since(4),
     field("log_start_offset", I64).since(5),
     field("diverging_epoch", one(&FETCH_RESPONSE_EPOCH_END_OFFSET)).since(12).tag(0),
     field("current_leader", one(&FETCH_RESPONSE_LEADER_ID_AND_EPOCH)).since(12).tag(1),
     field("snapshot_id", one(&FETCH_RESPONSE_SNAPSHOT_ID)).since(12).tag(2),
-    field("aborted_transactions", many(&FETCH_RESPONSE_ABORTED_TRANSACTION)).null(),
+    field("aborted_transactions", many(&FETCH_RESPONSE_ABORTED_TRANSACTION)).since(4).null(),
     field("preferred_read_replica", I32).since(11),
     field("records", BYTES).null(),
 ]);
@@ -144,7 +144,7 @@ static FETCH_RESPONSE_NODE_ENDPOINT: Shape = shape(11, 96, &[
     field("rack", STR).null(),
 ]);
 
-// ListOffsetsRequest: key 2, versions 1-11, flexible 6+
+// ListOffsetsRequest: key 2, versions 0-11, flexible 6+
 pub(in crate::guard) static LIST_OFFSETS_REQUEST: Shape = shape(7, 64, &[
     field("replica_id", I32),
     field("isolation_level", I8).since(2),
@@ -155,13 +155,14 @@ static LIST_OFFSETS_REQUEST_TOPIC: Shape = shape(3, 80, &[
     field("name", STR),
     field("partitions", many(&LIST_OFFSETS_REQUEST_PARTITION)),
 ]);
-static LIST_OFFSETS_REQUEST_PARTITION: Shape = shape(12, 40, &[
+static LIST_OFFSETS_REQUEST_PARTITION: Shape = shape(12, 48, &[
     field("partition_index", I32),
     field("current_leader_epoch", I32).since(4),
     field("timestamp", I64),
+    field("max_num_offsets", I32).until(0),
 ]);
 
-// ListOffsetsResponse: key 2, versions 1-11, flexible 6+
+// ListOffsetsResponse: key 2, versions 0-11, flexible 6+
 pub(in crate::guard) static LIST_OFFSETS_RESPONSE: Shape = shape(4, 56, &[
     field("throttle_time_ms", I32).since(2),
     field("topics", many(&LIST_OFFSETS_RESPONSE_TOPIC_RESPONSE)),
@@ -170,11 +171,12 @@ static LIST_OFFSETS_RESPONSE_TOPIC_RESPONSE: Shape = shape(3, 80, &[
     field("name", STR),
     field("partitions", many(&LIST_OFFSETS_RESPONSE_PARTITION_RESPONSE)),
 ]);
-static LIST_OFFSETS_RESPONSE_PARTITION_RESPONSE: Shape = shape(22, 56, &[
+static LIST_OFFSETS_RESPONSE_PARTITION_RESPONSE: Shape = shape(10, 80, &[
     field("partition_index", I32),
     field("error_code", I16),
-    field("timestamp", I64),
-    field("offset", I64),
+    field("old_style_offsets", list(I64)).until(0),
+    field("timestamp", I64).since(1),
+    field("offset", I64).since(1),
     field("leader_epoch", I32).since(4),
 ]);
 
@@ -224,13 +226,167 @@ static METADATA_RESPONSE_PARTITION: Shape = shape(18, 112, &[
     field("offline_replicas", list(I32)).since(5),
 ]);
 
-// OffsetCommitRequest: key 8, versions 2-10, flexible 8+
-pub(in crate::guard) static OFFSET_COMMIT_REQUEST: Shape = shape(9, 160, &[
+// LeaderAndIsrRequest: key 4, versions 0-7, flexible 4+
+pub(in crate::guard) static LEADER_AND_ISR_REQUEST: Shape = shape(16, 120, &[
+    field("controller_id", I32),
+    field("is_k_raft_controller", BOOL).since(7),
+    field("controller_epoch", I32),
+    field("broker_epoch", I64).since(2),
+    field("type", I8).since(5),
+    field("ungrouped_partition_states", many(&LEADER_AND_ISR_REQUEST_PARTITION_STATE)).until(1),
+    field("topic_states", many(&LEADER_AND_ISR_REQUEST_TOPIC_STATE)).since(2),
+    field("live_leaders", many(&LEADER_AND_ISR_REQUEST_LIVE_LEADER)),
+]);
+static LEADER_AND_ISR_REQUEST_PARTITION_STATE: Shape = shape(26, 176, &[
+    field("topic_name", STR).until(1),
+    field("partition_index", I32),
+    field("controller_epoch", I32),
+    field("leader", I32),
+    field("leader_epoch", I32),
+    field("isr", list(I32)),
+    field("partition_epoch", I32),
+    field("replicas", list(I32)),
+    field("adding_replicas", list(I32)).since(3),
+    field("removing_replicas", list(I32)).since(3),
+    field("is_new", BOOL).since(1),
+    field("leader_recovery_state", I8).since(6),
+]);
+static LEADER_AND_ISR_REQUEST_TOPIC_STATE: Shape = shape(3, 96, &[
+    field("topic_name", STR),
+    field("topic_id", UUID).since(5),
+    field("partition_states", many(&LEADER_AND_ISR_REQUEST_PARTITION_STATE)),
+]);
+static LEADER_AND_ISR_REQUEST_LIVE_LEADER: Shape = shape(10, 64, &[
+    field("broker_id", I32),
+    field("host_name", STR),
+    field("port", I32),
+]);
+
+// LeaderAndIsrResponse: key 4, versions 0-7, flexible 4+
+pub(in crate::guard) static LEADER_AND_ISR_RESPONSE: Shape = shape(4, 80, &[
+    field("error_code", I16),
+    field("partition_errors", many(&LEADER_AND_ISR_RESPONSE_PARTITION_ERROR)).until(4),
+    field("topics", many(&LEADER_AND_ISR_RESPONSE_TOPIC_ERROR)).since(5),
+]);
+static LEADER_AND_ISR_RESPONSE_PARTITION_ERROR: Shape = shape(7, 64, &[
+    field("topic_name", STR).until(4),
+    field("partition_index", I32),
+    field("error_code", I16),
+]);
+static LEADER_AND_ISR_RESPONSE_TOPIC_ERROR: Shape = shape(18, 64, &[
+    field("topic_id", UUID),
+    field("partition_errors", many(&LEADER_AND_ISR_RESPONSE_PARTITION_ERROR)),
+]);
+
+// StopReplicaRequest: key 5, versions 0-4, flexible 2+
+pub(in crate::guard) static STOP_REPLICA_REQUEST: Shape = shape(13, 120, &[
+    field("controller_id", I32),
+    field("is_k_raft_controller", BOOL).since(4),
+    field("controller_epoch", I32),
+    field("broker_epoch", I64).since(1),
+    field("delete_partitions", BOOL).until(2),
+    field("ungrouped_partitions", many(&STOP_REPLICA_REQUEST_PARTITION_V0)).until(0),
+    field("topics", many(&STOP_REPLICA_REQUEST_TOPIC_V1)).since(1).until(2),
+    field("topic_states", many(&STOP_REPLICA_REQUEST_TOPIC_STATE)).since(3),
+]);
+static STOP_REPLICA_REQUEST_PARTITION_V0: Shape = shape(6, 64, &[
+    field("topic_name", STR),
+    field("partition_index", I32),
+]);
+static STOP_REPLICA_REQUEST_TOPIC_V1: Shape = shape(3, 80, &[
+    field("name", STR),
+    field("partition_indexes", list(I32)),
+]);
+static STOP_REPLICA_REQUEST_TOPIC_STATE: Shape = shape(3, 80, &[
+    field("topic_name", STR),
+    field("partition_states", many(&STOP_REPLICA_REQUEST_PARTITION_STATE)),
+]);
+static STOP_REPLICA_REQUEST_PARTITION_STATE: Shape = shape(10, 40, &[
+    field("partition_index", I32),
+    field("leader_epoch", I32),
+    field("delete_partition", BOOL),
+]);
+
+// StopReplicaResponse: key 5, versions 0-4, flexible 2+
+pub(in crate::guard) static STOP_REPLICA_RESPONSE: Shape = shape(4, 56, &[
+    field("error_code", I16),
+    field("partition_errors", many(&STOP_REPLICA_RESPONSE_PARTITION_ERROR)),
+]);
+static STOP_REPLICA_RESPONSE_PARTITION_ERROR: Shape = shape(8, 64, &[
+    field("topic_name", STR),
+    field("partition_index", I32),
+    field("error_code", I16),
+]);
+
+// UpdateMetadataRequest: key 6, versions 0-8, flexible 6+
+pub(in crate::guard) static UPDATE_METADATA_REQUEST: Shape = shape(16, 120, &[
+    field("controller_id", I32),
+    field("is_k_raft_controller", BOOL).since(8),
+    field("type", I8).since(8).tag(0),
+    field("controller_epoch", I32),
+    field("broker_epoch", I64).since(5),
+    field("ungrouped_partition_states", many(&UPDATE_METADATA_REQUEST_PARTITION_STATE)).until(4),
+    field("topic_states", many(&UPDATE_METADATA_REQUEST_TOPIC_STATE)).since(5),
+    field("live_brokers", many(&UPDATE_METADATA_REQUEST_BROKER)),
+]);
+static UPDATE_METADATA_REQUEST_PARTITION_STATE: Shape = shape(24, 152, &[
+    field("topic_name", STR).until(4),
+    field("partition_index", I32),
+    field("controller_epoch", I32),
+    field("leader", I32),
+    field("leader_epoch", I32),
+    field("isr", list(I32)),
+    field("zk_version", I32),
+    field("replicas", list(I32)),
+    field("offline_replicas", list(I32)).since(4),
+]);
+static UPDATE_METADATA_REQUEST_TOPIC_STATE: Shape = shape(3, 96, &[
+    field("topic_name", STR),
+    field("topic_id", UUID).since(7),
+    field("partition_states", many(&UPDATE_METADATA_REQUEST_PARTITION_STATE)),
+]);
+static UPDATE_METADATA_REQUEST_BROKER: Shape = shape(7, 120, &[
+    field("id", I32),
+    field("v0_host", STR).until(0),
+    field("v0_port", I32).until(0),
+    field("endpoints", many(&UPDATE_METADATA_REQUEST_ENDPOINT)).since(1),
+    field("rack", STR).since(2).null(),
+]);
+static UPDATE_METADATA_REQUEST_ENDPOINT: Shape = shape(8, 96, &[
+    field("port", I32),
+    field("host", STR),
+    field("listener", STR).since(3),
+    field("security_protocol", I16),
+]);
+
+// UpdateMetadataResponse: key 6, versions 0-8, flexible 6+
+pub(in crate::guard) static UPDATE_METADATA_RESPONSE: Shape = shape(2, 32, &[
+    field("error_code", I16),
+]);
+
+// ControlledShutdownRequest: key 7, versions 1-3, flexible 3+
+pub(in crate::guard) static CONTROLLED_SHUTDOWN_REQUEST: Shape = shape(4, 40, &[
+    field("broker_id", I32),
+    field("broker_epoch", I64).since(2),
+]);
+
+// ControlledShutdownResponse: key 7, versions 1-3, flexible 3+
+pub(in crate::guard) static CONTROLLED_SHUTDOWN_RESPONSE: Shape = shape(4, 56, &[
+    field("error_code", I16),
+    field("remaining_partitions", many(&CONTROLLED_SHUTDOWN_RESPONSE_REMAINING_PARTITION)),
+]);
+static CONTROLLED_SHUTDOWN_RESPONSE_REMAINING_PARTITION: Shape = shape(6, 64, &[
+    field("topic_name", STR),
+    field("partition_index", I32),
+]);
+
+// OffsetCommitRequest: key 8, versions 0-10, flexible 8+
+pub(in crate::guard) static OFFSET_COMMIT_REQUEST: Shape = shape(6, 160, &[
     field("group_id", STR),
-    field("generation_id_or_member_epoch", I32),
-    field("member_id", STR),
+    field("generation_id_or_member_epoch", I32).since(1),
+    field("member_id", STR).since(1),
     field("group_instance_id", STR).since(7).null(),
-    field("retention_time_ms", I64).until(4),
+    field("retention_time_ms", I64).since(2).until(4),
     field("topics", many(&OFFSET_COMMIT_REQUEST_TOPIC)),
 ]);
 static OFFSET_COMMIT_REQUEST_TOPIC: Shape = shape(3, 96, &[
@@ -238,14 +394,15 @@ static OFFSET_COMMIT_REQUEST_TOPIC: Shape = shape(3, 96, &[
     field("topic_id", UUID).since(10),
     field("partitions", many(&OFFSET_COMMIT_REQUEST_PARTITION)),
 ]);
-static OFFSET_COMMIT_REQUEST_PARTITION: Shape = shape(14, 72, &[
+static OFFSET_COMMIT_REQUEST_PARTITION: Shape = shape(14, 80, &[
     field("partition_index", I32),
     field("committed_offset", I64),
     field("committed_leader_epoch", I32).since(6),
+    field("commit_timestamp", I64).since(1).until(1),
     field("committed_metadata", STR).null(),
 ]);
 
-// OffsetCommitResponse: key 8, versions 2-10, flexible 8+
+// OffsetCommitResponse: key 8, versions 0-10, flexible 8+
 pub(in crate::guard) static OFFSET_COMMIT_RESPONSE: Shape = shape(4, 56, &[
     field("throttle_time_ms", I32).since(3),
     field("topics", many(&OFFSET_COMMIT_RESPONSE_TOPIC)),
@@ -260,7 +417,7 @@ static OFFSET_COMMIT_RESPONSE_PARTITION: Shape = shape(6, 32, &[
     field("error_code", I16),
 ]);
 
-// OffsetFetchRequest: key 9, versions 1-10, flexible 6+
+// OffsetFetchRequest: key 9, versions 0-10, flexible 6+
 pub(in crate::guard) static OFFSET_FETCH_REQUEST: Shape = shape(3, 112, &[
     field("group_id", STR).until(7),
     field("topics", many(&OFFSET_FETCH_REQUEST_TOPIC)).until(7).null_in(2, 7),
@@ -283,7 +440,7 @@ static OFFSET_FETCH_REQUEST_TOPICS: Shape = shape(3, 96, &[
     field("partition_indexes", list(I32)),
 ]);
 
-// OffsetFetchResponse: key 9, versions 1-10, flexible 6+
+// OffsetFetchResponse: key 9, versions 0-10, flexible 6+
 pub(in crate::guard) static OFFSET_FETCH_RESPONSE: Shape = shape(4, 80, &[
     field("throttle_time_ms", I32).since(3),
     field("topics", many(&OFFSET_FETCH_RESPONSE_TOPIC)).until(7),

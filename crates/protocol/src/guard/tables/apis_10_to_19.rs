@@ -216,11 +216,11 @@ static API_VERSIONS_RESPONSE_FINALIZED_FEATURE_KEY: Shape = shape(6, 64, &[
     field("min_version_level", I16),
 ]);
 
-// CreateTopicsRequest: key 19, versions 2-7, flexible 5+
+// CreateTopicsRequest: key 19, versions 0-7, flexible 5+
 pub(in crate::guard) static CREATE_TOPICS_REQUEST: Shape = shape(7, 56, &[
     field("topics", many(&CREATE_TOPICS_REQUEST_CREATABLE_TOPIC)),
     field("timeout_ms", I32),
-    field("validate_only", BOOL),
+    field("validate_only", BOOL).since(1),
 ]);
 static CREATE_TOPICS_REQUEST_CREATABLE_TOPIC: Shape = shape(10, 112, &[
     field("name", STR),
@@ -238,16 +238,16 @@ static CREATE_TOPICS_REQUEST_CREATABLE_TOPIC_CONFIG: Shape = shape(3, 88, &[
     field("value", STR).null(),
 ]);
 
-// CreateTopicsResponse: key 19, versions 2-7, flexible 5+
-pub(in crate::guard) static CREATE_TOPICS_RESPONSE: Shape = shape(6, 56, &[
-    field("throttle_time_ms", I32),
+// CreateTopicsResponse: key 19, versions 0-7, flexible 5+
+pub(in crate::guard) static CREATE_TOPICS_RESPONSE: Shape = shape(4, 56, &[
+    field("throttle_time_ms", I32).since(2),
     field("topics", many(&CREATE_TOPICS_RESPONSE_CREATABLE_TOPIC_RESULT)),
 ]);
-static CREATE_TOPICS_RESPONSE_CREATABLE_TOPIC_RESULT: Shape = shape(6, 144, &[
+static CREATE_TOPICS_RESPONSE_CREATABLE_TOPIC_RESULT: Shape = shape(4, 144, &[
     field("name", STR),
     field("topic_id", UUID).since(7),
     field("error_code", I16),
-    field("error_message", STR).null(),
+    field("error_message", STR).since(1).null(),
     field("topic_config_error_code", I16).since(5).tag(0),
     field("num_partitions", I32).since(5),
     field("replication_factor", I16).since(5),

@@ -2,7 +2,7 @@
 
 use crate::guard::shape::{BOOL, I16, I32, I64, I8, STR, Shape, UUID, field, list, many, shape};
 
-// DeleteTopicsRequest: key 20, versions 1-6, flexible 4+
+// DeleteTopicsRequest: key 20, versions 0-6, flexible 4+
 pub(in crate::guard) static DELETE_TOPICS_REQUEST: Shape = shape(6, 80, &[
     field("topics", many(&DELETE_TOPICS_REQUEST_DELETE_TOPIC_STATE)).since(6),
     field("topic_names", list(STR)).until(5),
@@ -13,9 +13,9 @@ static DELETE_TOPICS_REQUEST_DELETE_TOPIC_STATE: Shape = shape(18, 72, &[
     field("topic_id", UUID),
 ]);
 
-// DeleteTopicsResponse: key 20, versions 1-6, flexible 4+
-pub(in crate::guard) static DELETE_TOPICS_RESPONSE: Shape = shape(6, 56, &[
-    field("throttle_time_ms", I32),
+// DeleteTopicsResponse: key 20, versions 0-6, flexible 4+
+pub(in crate::guard) static DELETE_TOPICS_RESPONSE: Shape = shape(4, 56, &[
+    field("throttle_time_ms", I32).since(1),
     field("responses", many(&DELETE_TOPICS_RESPONSE_DELETABLE_TOPIC_RESULT)),
 ]);
 static DELETE_TOPICS_RESPONSE_DELETABLE_TOPIC_RESULT: Shape = shape(4, 112, &[
@@ -74,7 +74,7 @@ pub(in crate::guard) static INIT_PRODUCER_ID_RESPONSE: Shape = shape(16, 56, &[
     field("ongoing_txn_producer_epoch", I16).since(6),
 ]);
 
-// OffsetForLeaderEpochRequest: key 23, versions 2-4, flexible 4+
+// OffsetForLeaderEpochRequest: key 23, versions 0-4, flexible 4+
 pub(in crate::guard) static OFFSET_FOR_LEADER_EPOCH_REQUEST: Shape = shape(4, 56, &[
     field("replica_id", I32).since(3),
     field("topics", many(&OFFSET_FOR_LEADER_EPOCH_REQUEST_OFFSET_FOR_LEADER_TOPIC)),
@@ -83,25 +83,25 @@ static OFFSET_FOR_LEADER_EPOCH_REQUEST_OFFSET_FOR_LEADER_TOPIC: Shape = shape(3,
     field("topic", STR),
     field("partitions", many(&OFFSET_FOR_LEADER_EPOCH_REQUEST_OFFSET_FOR_LEADER_PARTITION)),
 ]);
-static OFFSET_FOR_LEADER_EPOCH_REQUEST_OFFSET_FOR_LEADER_PARTITION: Shape = shape(12, 40, &[
+static OFFSET_FOR_LEADER_EPOCH_REQUEST_OFFSET_FOR_LEADER_PARTITION: Shape = shape(8, 40, &[
     field("partition", I32),
-    field("current_leader_epoch", I32),
+    field("current_leader_epoch", I32).since(2),
     field("leader_epoch", I32),
 ]);
 
-// OffsetForLeaderEpochResponse: key 23, versions 2-4, flexible 4+
-pub(in crate::guard) static OFFSET_FOR_LEADER_EPOCH_RESPONSE: Shape = shape(6, 56, &[
-    field("throttle_time_ms", I32),
+// OffsetForLeaderEpochResponse: key 23, versions 0-4, flexible 4+
+pub(in crate::guard) static OFFSET_FOR_LEADER_EPOCH_RESPONSE: Shape = shape(4, 56, &[
+    field("throttle_time_ms", I32).since(2),
     field("topics", many(&OFFSET_FOR_LEADER_EPOCH_RESPONSE_OFFSET_FOR_LEADER_TOPIC_RESULT)),
 ]);
 static OFFSET_FOR_LEADER_EPOCH_RESPONSE_OFFSET_FOR_LEADER_TOPIC_RESULT: Shape = shape(3, 80, &[
     field("topic", STR),
     field("partitions", many(&OFFSET_FOR_LEADER_EPOCH_RESPONSE_EPOCH_END_OFFSET)),
 ]);
-static OFFSET_FOR_LEADER_EPOCH_RESPONSE_EPOCH_END_OFFSET: Shape = shape(18, 48, &[
+static OFFSET_FOR_LEADER_EPOCH_RESPONSE_EPOCH_END_OFFSET: Shape = shape(14, 48, &[
     field("error_code", I16),
     field("partition", I32),
-    field("leader_epoch", I32),
+    field("leader_epoch", I32).since(1),
     field("end_offset", I64),
 ]);
 
@@ -175,7 +175,7 @@ pub(in crate::guard) static END_TXN_RESPONSE: Shape = shape(6, 40, &[
     field("producer_epoch", I16).since(5),
 ]);
 
-// WriteTxnMarkersRequest: key 27, versions 1-2, flexible 1+
+// WriteTxnMarkersRequest: key 27, versions 0-2, flexible 1+
 pub(in crate::guard) static WRITE_TXN_MARKERS_REQUEST: Shape = shape(2, 48, &[
     field("markers", many(&WRITE_TXN_MARKERS_REQUEST_WRITABLE_TXN_MARKER)),
 ]);
@@ -192,7 +192,7 @@ static WRITE_TXN_MARKERS_REQUEST_WRITABLE_TXN_MARKER_TOPIC: Shape = shape(3, 80,
     field("partition_indexes", list(I32)),
 ]);
 
-// WriteTxnMarkersResponse: key 27, versions 1-2, flexible 1+
+// WriteTxnMarkersResponse: key 27, versions 0-2, flexible 1+
 pub(in crate::guard) static WRITE_TXN_MARKERS_RESPONSE: Shape = shape(2, 48, &[
     field("markers", many(&WRITE_TXN_MARKERS_RESPONSE_WRITABLE_TXN_MARKER_RESULT)),
 ]);
@@ -204,7 +204,7 @@ static WRITE_TXN_MARKERS_RESPONSE_WRITABLE_TXN_MARKER_TOPIC_RESULT: Shape = shap
     field("name", STR),
     field("partitions", many(&WRITE_TXN_MARKERS_RESPONSE_WRITABLE_TXN_MARKER_PARTITION_RESULT)),
 ]);
-static WRITE_TXN_MARKERS_RESPONSE_WRITABLE_TXN_MARKER_PARTITION_RESULT: Shape = shape(7, 32, &[
+static WRITE_TXN_MARKERS_RESPONSE_WRITABLE_TXN_MARKER_PARTITION_RESULT: Shape = shape(6, 32, &[
     field("partition_index", I32),
     field("error_code", I16),
 ]);
@@ -245,18 +245,18 @@ static TXN_OFFSET_COMMIT_RESPONSE_PARTITION: Shape = shape(6, 32, &[
     field("error_code", I16),
 ]);
 
-// DescribeAclsRequest: key 29, versions 1-3, flexible 2+
+// DescribeAclsRequest: key 29, versions 0-3, flexible 2+
 pub(in crate::guard) static DESCRIBE_ACLS_REQUEST: Shape = shape(8, 128, &[
     field("resource_type_filter", I8),
     field("resource_name_filter", STR).null(),
-    field("pattern_type_filter", I8),
+    field("pattern_type_filter", I8).since(1),
     field("principal_filter", STR).null(),
     field("host_filter", STR).null(),
     field("operation", I8),
     field("permission_type", I8),
 ]);
 
-// DescribeAclsResponse: key 29, versions 1-3, flexible 2+
+// DescribeAclsResponse: key 29, versions 0-3, flexible 2+
 pub(in crate::guard) static DESCRIBE_ACLS_RESPONSE: Shape = shape(9, 88, &[
     field("throttle_time_ms", I32),
     field("error_code", I16),
@@ -266,7 +266,7 @@ pub(in crate::guard) static DESCRIBE_ACLS_RESPONSE: Shape = shape(9, 88, &[
 static DESCRIBE_ACLS_RESPONSE_RESOURCE: Shape = shape(5, 88, &[
     field("resource_type", I8),
     field("resource_name", STR),
-    field("pattern_type", I8),
+    field("pattern_type", I8).since(1),
     field("acls", many(&DESCRIBE_ACLS_RESPONSE_ACL_DESCRIPTION)),
 ]);
 static DESCRIBE_ACLS_RESPONSE_ACL_DESCRIPTION: Shape = shape(5, 96, &[

@@ -2,21 +2,21 @@
 
 use crate::guard::shape::{BOOL, BYTES, I16, I32, I64, I8, STR, Shape, field, list, many, shape};
 
-// CreateAclsRequest: key 30, versions 1-3, flexible 2+
+// CreateAclsRequest: key 30, versions 0-3, flexible 2+
 pub(in crate::guard) static CREATE_ACLS_REQUEST: Shape = shape(2, 48, &[
     field("creations", many(&CREATE_ACLS_REQUEST_ACL_CREATION)),
 ]);
 static CREATE_ACLS_REQUEST_ACL_CREATION: Shape = shape(8, 128, &[
     field("resource_type", I8),
     field("resource_name", STR),
-    field("resource_pattern_type", I8),
+    field("resource_pattern_type", I8).since(1),
     field("principal", STR),
     field("host", STR),
     field("operation", I8),
     field("permission_type", I8),
 ]);
 
-// CreateAclsResponse: key 30, versions 1-3, flexible 2+
+// CreateAclsResponse: key 30, versions 0-3, flexible 2+
 pub(in crate::guard) static CREATE_ACLS_RESPONSE: Shape = shape(6, 56, &[
     field("throttle_time_ms", I32),
     field("results", many(&CREATE_ACLS_RESPONSE_ACL_CREATION_RESULT)),
@@ -26,21 +26,21 @@ static CREATE_ACLS_RESPONSE_ACL_CREATION_RESULT: Shape = shape(4, 64, &[
     field("error_message", STR).null(),
 ]);
 
-// DeleteAclsRequest: key 31, versions 1-3, flexible 2+
+// DeleteAclsRequest: key 31, versions 0-3, flexible 2+
 pub(in crate::guard) static DELETE_ACLS_REQUEST: Shape = shape(2, 48, &[
     field("filters", many(&DELETE_ACLS_REQUEST_FILTER)),
 ]);
 static DELETE_ACLS_REQUEST_FILTER: Shape = shape(8, 128, &[
     field("resource_type_filter", I8),
     field("resource_name_filter", STR).null(),
-    field("pattern_type_filter", I8),
+    field("pattern_type_filter", I8).since(1),
     field("principal_filter", STR).null(),
     field("host_filter", STR).null(),
     field("operation", I8),
     field("permission_type", I8),
 ]);
 
-// DeleteAclsResponse: key 31, versions 1-3, flexible 2+
+// DeleteAclsResponse: key 31, versions 0-3, flexible 2+
 pub(in crate::guard) static DELETE_ACLS_RESPONSE: Shape = shape(6, 56, &[
     field("throttle_time_ms", I32),
     field("filter_results", many(&DELETE_ACLS_RESPONSE_FILTER_RESULT)),
@@ -55,17 +55,17 @@ static DELETE_ACLS_RESPONSE_MATCHING_ACL: Shape = shape(11, 160, &[
     field("error_message", STR).null(),
     field("resource_type", I8),
     field("resource_name", STR),
-    field("pattern_type", I8),
+    field("pattern_type", I8).since(1),
     field("principal", STR),
     field("host", STR),
     field("operation", I8),
     field("permission_type", I8),
 ]);
 
-// DescribeConfigsRequest: key 32, versions 1-4, flexible 4+
+// DescribeConfigsRequest: key 32, versions 0-4, flexible 4+
 pub(in crate::guard) static DESCRIBE_CONFIGS_REQUEST: Shape = shape(4, 56, &[
     field("resources", many(&DESCRIBE_CONFIGS_REQUEST_RESOURCE)),
-    field("include_synonyms", BOOL),
+    field("include_synonyms", BOOL).since(1),
     field("include_documentation", BOOL).since(3),
 ]);
 static DESCRIBE_CONFIGS_REQUEST_RESOURCE: Shape = shape(4, 88, &[
@@ -74,7 +74,7 @@ static DESCRIBE_CONFIGS_REQUEST_RESOURCE: Shape = shape(4, 88, &[
     field("configuration_keys", list(STR)).null(),
 ]);
 
-// DescribeConfigsResponse: key 32, versions 1-4, flexible 4+
+// DescribeConfigsResponse: key 32, versions 0-4, flexible 4+
 pub(in crate::guard) static DESCRIBE_CONFIGS_RESPONSE: Shape = shape(6, 56, &[
     field("throttle_time_ms", I32),
     field("results", many(&DESCRIBE_CONFIGS_RESPONSE_RESULT)),
@@ -86,13 +86,14 @@ static DESCRIBE_CONFIGS_RESPONSE_RESULT: Shape = shape(7, 120, &[
     field("resource_name", STR),
     field("configs", many(&DESCRIBE_CONFIGS_RESPONSE_RESOURCE_RESULT)),
 ]);
-static DESCRIBE_CONFIGS_RESPONSE_RESOURCE_RESULT: Shape = shape(9, 152, &[
+static DESCRIBE_CONFIGS_RESPONSE_RESOURCE_RESULT: Shape = shape(7, 152, &[
     field("name", STR),
     field("value", STR).null(),
     field("read_only", BOOL),
-    field("config_source", I8),
+    field("is_default", BOOL).until(0),
+    field("config_source", I8).since(1),
     field("is_sensitive", BOOL),
-    field("synonyms", many(&DESCRIBE_CONFIGS_RESPONSE_SYNONYM)),
+    field("synonyms", many(&DESCRIBE_CONFIGS_RESPONSE_SYNONYM)).since(1),
     field("config_type", I8).since(3),
     field("documentation", STR).since(3).null(),
 ]);
@@ -129,7 +130,7 @@ static ALTER_CONFIGS_RESPONSE_RESOURCE_RESPONSE: Shape = shape(6, 96, &[
     field("resource_name", STR),
 ]);
 
-// AlterReplicaLogDirsRequest: key 34, versions 1-2, flexible 2+
+// AlterReplicaLogDirsRequest: key 34, versions 0-2, flexible 2+
 pub(in crate::guard) static ALTER_REPLICA_LOG_DIRS_REQUEST: Shape = shape(2, 48, &[
     field("dirs", many(&ALTER_REPLICA_LOG_DIRS_REQUEST_ALTER_REPLICA_LOG_DIR)),
 ]);
@@ -142,7 +143,7 @@ static ALTER_REPLICA_LOG_DIRS_REQUEST_ALTER_REPLICA_LOG_DIR_TOPIC: Shape = shape
     field("partitions", list(I32)),
 ]);
 
-// AlterReplicaLogDirsResponse: key 34, versions 1-2, flexible 2+
+// AlterReplicaLogDirsResponse: key 34, versions 0-2, flexible 2+
 pub(in crate::guard) static ALTER_REPLICA_LOG_DIRS_RESPONSE: Shape = shape(6, 56, &[
     field("throttle_time_ms", I32),
     field("results", many(&ALTER_REPLICA_LOG_DIRS_RESPONSE_ALTER_REPLICA_LOG_DIR_TOPIC_RESULT)),
@@ -156,7 +157,7 @@ static ALTER_REPLICA_LOG_DIRS_RESPONSE_ALTER_REPLICA_LOG_DIR_PARTITION_RESULT: S
     field("error_code", I16),
 ]);
 
-// DescribeLogDirsRequest: key 35, versions 1-5, flexible 2+
+// DescribeLogDirsRequest: key 35, versions 0-5, flexible 2+
 pub(in crate::guard) static DESCRIBE_LOG_DIRS_REQUEST: Shape = shape(2, 48, &[
     field("topics", many(&DESCRIBE_LOG_DIRS_REQUEST_DESCRIBABLE_LOG_DIR_TOPIC)).null(),
 ]);
@@ -165,7 +166,7 @@ static DESCRIBE_LOG_DIRS_REQUEST_DESCRIBABLE_LOG_DIR_TOPIC: Shape = shape(3, 80,
     field("partitions", list(I32)),
 ]);
 
-// DescribeLogDirsResponse: key 35, versions 1-5, flexible 2+
+// DescribeLogDirsResponse: key 35, versions 0-5, flexible 2+
 pub(in crate::guard) static DESCRIBE_LOG_DIRS_RESPONSE: Shape = shape(6, 56, &[
     field("throttle_time_ms", I32),
     field("error_code", I16).since(3),
@@ -229,7 +230,7 @@ static CREATE_PARTITIONS_RESPONSE_TOPIC_RESULT: Shape = shape(5, 96, &[
     field("error_message", STR).null(),
 ]);
 
-// CreateDelegationTokenRequest: key 38, versions 1-3, flexible 2+
+// CreateDelegationTokenRequest: key 38, versions 0-3, flexible 2+
 pub(in crate::guard) static CREATE_DELEGATION_TOKEN_REQUEST: Shape = shape(10, 120, &[
     field("owner_principal_type", STR).since(3).null(),
     field("owner_principal_name", STR).since(3).null(),
@@ -241,7 +242,7 @@ static CREATE_DELEGATION_TOKEN_REQUEST_CREATABLE_RENEWERS: Shape = shape(3, 88, 
     field("principal_name", STR),
 ]);
 
-// CreateDelegationTokenResponse: key 38, versions 1-3, flexible 2+
+// CreateDelegationTokenResponse: key 38, versions 0-3, flexible 2+
 pub(in crate::guard) static CREATE_DELEGATION_TOKEN_RESPONSE: Shape = shape(35, 248, &[
     field("error_code", I16),
     field("principal_type", STR),
@@ -256,13 +257,13 @@ pub(in crate::guard) static CREATE_DELEGATION_TOKEN_RESPONSE: Shape = shape(35, 
     field("throttle_time_ms", I32),
 ]);
 
-// RenewDelegationTokenRequest: key 39, versions 1-2, flexible 2+
+// RenewDelegationTokenRequest: key 39, versions 0-2, flexible 2+
 pub(in crate::guard) static RENEW_DELEGATION_TOKEN_REQUEST: Shape = shape(10, 64, &[
     field("hmac", BYTES),
     field("renew_period_ms", I64),
 ]);
 
-// RenewDelegationTokenResponse: key 39, versions 1-2, flexible 2+
+// RenewDelegationTokenResponse: key 39, versions 0-2, flexible 2+
 pub(in crate::guard) static RENEW_DELEGATION_TOKEN_RESPONSE: Shape = shape(14, 40, &[
     field("error_code", I16),
     field("expiry_timestamp_ms", I64),

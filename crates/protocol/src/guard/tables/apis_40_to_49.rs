@@ -2,20 +2,20 @@
 
 use crate::guard::shape::{BOOL, BYTES, F64, I16, I32, I64, I8, STR, Shape, field, list, many, shape};
 
-// ExpireDelegationTokenRequest: key 40, versions 1-2, flexible 2+
+// ExpireDelegationTokenRequest: key 40, versions 0-2, flexible 2+
 pub(in crate::guard) static EXPIRE_DELEGATION_TOKEN_REQUEST: Shape = shape(10, 64, &[
     field("hmac", BYTES),
     field("expiry_time_period_ms", I64),
 ]);
 
-// ExpireDelegationTokenResponse: key 40, versions 1-2, flexible 2+
+// ExpireDelegationTokenResponse: key 40, versions 0-2, flexible 2+
 pub(in crate::guard) static EXPIRE_DELEGATION_TOKEN_RESPONSE: Shape = shape(14, 40, &[
     field("error_code", I16),
     field("expiry_timestamp_ms", I64),
     field("throttle_time_ms", I32),
 ]);
 
-// DescribeDelegationTokenRequest: key 41, versions 1-3, flexible 2+
+// DescribeDelegationTokenRequest: key 41, versions 0-3, flexible 2+
 pub(in crate::guard) static DESCRIBE_DELEGATION_TOKEN_REQUEST: Shape = shape(2, 48, &[
     field("owners", many(&DESCRIBE_DELEGATION_TOKEN_REQUEST_OWNER)).null(),
 ]);
@@ -24,7 +24,7 @@ static DESCRIBE_DELEGATION_TOKEN_REQUEST_OWNER: Shape = shape(3, 88, &[
     field("principal_name", STR),
 ]);
 
-// DescribeDelegationTokenResponse: key 41, versions 1-3, flexible 2+
+// DescribeDelegationTokenResponse: key 41, versions 0-3, flexible 2+
 pub(in crate::guard) static DESCRIBE_DELEGATION_TOKEN_RESPONSE: Shape = shape(8, 56, &[
     field("error_code", I16),
     field("tokens", many(&DESCRIBE_DELEGATION_TOKEN_RESPONSE_DESCRIBED_DELEGATION_TOKEN)),

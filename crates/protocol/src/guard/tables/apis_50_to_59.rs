@@ -244,22 +244,23 @@ static DESCRIBE_QUORUM_RESPONSE_LISTENER: Shape = shape(5, 96, &[
     field("port", U16),
 ]);
 
-// AlterPartitionRequest: key 56, versions 2-3, flexible 0+
+// AlterPartitionRequest: key 56, versions 0-3, flexible 0+
 pub(in crate::guard) static ALTER_PARTITION_REQUEST: Shape = shape(14, 64, &[
     field("broker_id", I32),
     field("broker_epoch", I64),
     field("topics", many(&ALTER_PARTITION_REQUEST_TOPIC_DATA)),
 ]);
-static ALTER_PARTITION_REQUEST_TOPIC_DATA: Shape = shape(18, 64, &[
-    field("topic_id", UUID),
+static ALTER_PARTITION_REQUEST_TOPIC_DATA: Shape = shape(3, 96, &[
+    field("topic_name", STR).until(1),
+    field("topic_id", UUID).since(2),
     field("partitions", many(&ALTER_PARTITION_REQUEST_PARTITION_DATA)),
 ]);
-static ALTER_PARTITION_REQUEST_PARTITION_DATA: Shape = shape(15, 88, &[
+static ALTER_PARTITION_REQUEST_PARTITION_DATA: Shape = shape(14, 88, &[
     field("partition_index", I32),
     field("leader_epoch", I32),
     field("new_isr", list(I32)).until(2),
     field("new_isr_with_epochs", many(&ALTER_PARTITION_REQUEST_BROKER_STATE)).since(3),
-    field("leader_recovery_state", I8),
+    field("leader_recovery_state", I8).since(1),
     field("partition_epoch", I32),
 ]);
 static ALTER_PARTITION_REQUEST_BROKER_STATE: Shape = shape(13, 40, &[
@@ -267,23 +268,24 @@ static ALTER_PARTITION_REQUEST_BROKER_STATE: Shape = shape(13, 40, &[
     field("broker_epoch", I64),
 ]);
 
-// AlterPartitionResponse: key 56, versions 2-3, flexible 0+
+// AlterPartitionResponse: key 56, versions 0-3, flexible 0+
 pub(in crate::guard) static ALTER_PARTITION_RESPONSE: Shape = shape(8, 56, &[
     field("throttle_time_ms", I32),
     field("error_code", I16),
     field("topics", many(&ALTER_PARTITION_RESPONSE_TOPIC_DATA)),
 ]);
-static ALTER_PARTITION_RESPONSE_TOPIC_DATA: Shape = shape(18, 64, &[
-    field("topic_id", UUID),
+static ALTER_PARTITION_RESPONSE_TOPIC_DATA: Shape = shape(3, 96, &[
+    field("topic_name", STR).until(1),
+    field("topic_id", UUID).since(2),
     field("partitions", many(&ALTER_PARTITION_RESPONSE_PARTITION_DATA)),
 ]);
-static ALTER_PARTITION_RESPONSE_PARTITION_DATA: Shape = shape(21, 72, &[
+static ALTER_PARTITION_RESPONSE_PARTITION_DATA: Shape = shape(20, 72, &[
     field("partition_index", I32),
     field("error_code", I16),
     field("leader_id", I32),
     field("leader_epoch", I32),
     field("isr", list(I32)),
-    field("leader_recovery_state", I8),
+    field("leader_recovery_state", I8).since(1),
     field("partition_epoch", I32),
 ]);
 
