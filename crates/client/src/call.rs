@@ -205,8 +205,8 @@ impl Client {
                 }
             };
             let version = negotiate(&versions).map_err(|error| {
-                if versions.range(API_VERSIONS).is_none() {
-                    // The versions were assumed. Perhaps the broker was only slow: ask it again next time.
+                // If the versions were assumed long ago, the broker may be another one by now.
+                if self.pool().doubt(&endpoint) {
                     connection.poison(Failure::new(FailureKind::Closed, "the versions were assumed"));
                 }
                 Error::from(error).with_broker(Arc::clone(&name)).with_api(api)
@@ -283,8 +283,6 @@ impl Started {
         }
     }
 }
-
-const API_VERSIONS: i16 = 18;
 
 /// Which connection an API uses unless the caller says otherwise.
 fn purpose_of(api_key: i16) -> Purpose {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use milena_core::retry::Backoff;
 use milena_protocol::frame;
+use milena_protocol::versions::BrokerVersions;
 
 use crate::error::{Error, Result};
 use crate::transport::{Dial, TcpDialer};
@@ -41,6 +42,15 @@ pub struct ClientConfig {
     /// Whether asking for an absent topic by name may create it, when the broker allows that. Default `false`.
     /// Kafka: `allow.auto.create.topics`.
     pub auto_create_topics: bool,
+    /// Which Kafka the brokers are, such as `"0.9.0"`: then they are not asked (ApiVersions), and versions of requests are those of that
+    /// release. `None`, the default, asks; brokers before 0.10 cannot answer, and what they are is then found out once an address,
+    /// which takes up to a third of `connect_timeout` on 0.9. Needed only where that is too long. All brokers of a cluster must
+    /// be that release or a later one that still speaks its versions. librdkafka: `api.version.request=false` with
+    /// `broker.version.fallback`.
+    pub broker_version: Option<String>,
+    /// What a broker is taken for that does not know ApiVersions, such as `"0.8.2"`. `None`, the default, judges by how it fails: 0.8
+    /// closes the connection, 0.9 does not answer. librdkafka: `broker.version.fallback`.
+    pub broker_version_fallback: Option<String>,
     /// How connections are made; `None` is plain TCP.
     pub dialer: Option<Arc<dyn Dial>>,
 }
@@ -59,6 +69,8 @@ impl Default for ClientConfig {
             max_frame: frame::DEFAULT_MAX,
             idle: Duration::from_secs(540),
             auto_create_topics: false,
+            broker_version: None,
+            broker_version_fallback: None,
             dialer: None,
         }
     }
@@ -111,6 +123,13 @@ impl ClientConfig {
         self
     }
 
+    /// The same with brokers of a known release, see [`broker_version`](Self::broker_version).
+    #[must_use]
+    pub fn with_broker_version(mut self, release: impl Into<String>) -> Self {
+        self.broker_version = Some(release.into());
+        self
+    }
+
     /// Checks every setting; the error names the first that is wrong and its range.
     pub fn validate(&self) -> Result<()> {
         if self.bootstrap.is_empty() {
@@ -153,10 +172,29 @@ impl ClientConfig {
         if self.client_id.len() > i16::MAX as usize {
             return Err(Error::misuse("client_id must be shorter than 32 KiB"));
         }
+        for (name, release) in [
+            ("broker_version", &self.broker_version),
+            ("broker_version_fallback", &self.broker_version_fallback),
+        ] {
+            if let Some(release) = release.as_deref().filter(|release| versions_of(release).is_none()) {
+                return Err(Error::misuse(format!("{name} is {release:?}, which is no release of Kafka"))
+                    .with_remedy("use one such as 0.8.2, 0.9.0, 0.10.2 or 2.8"));
+            }
+        }
         Ok(())
     }
 
-    /// Reads settings by the names Kafka's Java clients use. Returns the configuration and the names it did not
+    /// The versions of brokers that are not to be asked.
+    pub(crate) fn pinned_versions(&self) -> Option<BrokerVersions> {
+        self.broker_version.as_deref().and_then(versions_of)
+    }
+
+    /// The versions of brokers that do not know ApiVersions, if the user says which those are.
+    pub(crate) fn fallback_versions(&self) -> Option<BrokerVersions> {
+        self.broker_version_fallback.as_deref().and_then(versions_of)
+    }
+
+    /// Reads settings by the names Kafka's Java clients use, and librdkafka's `api.version.request` and `broker.version.fallback`. Returns the configuration and the names it did not
     /// know, which may belong to a producer or a job.
     ///
     /// # Errors
@@ -169,6 +207,7 @@ impl ClientConfig {
     {
         let mut config = Self::default();
         let mut unknown = Vec::new();
+        let mut asks = true;
         for (name, value) in properties {
             let (name, value) = (name.as_ref(), value.as_ref().trim());
             match name {
@@ -186,6 +225,12 @@ impl ClientConfig {
                         Error::misuse(format!("{name} is {value:?}; it must be true or false"))
                     })?;
                 }
+                "api.version.request" => {
+                    asks = value.parse().map_err(|_| {
+                        Error::misuse(format!("{name} is {value:?}; it must be true or false"))
+                    })?;
+                }
+                "broker.version.fallback" => config.broker_version_fallback = Some(value.to_owned()),
                 "security.protocol" if value.eq_ignore_ascii_case("PLAINTEXT") => {}
                 "security.protocol" => {
                     return Err(Error::misuse(format!("security.protocol {value} is not supported yet"))
@@ -196,6 +241,15 @@ impl ClientConfig {
                 _ => unknown.push(name.to_owned()),
             }
         }
+        if !asks {
+            config.broker_version = config.broker_version_fallback.take();
+            if config.broker_version.is_none() {
+                return Err(Error::misuse(
+                    "api.version.request is false and broker.version.fallback is not set",
+                )
+                .with_remedy("set broker.version.fallback to the brokers' release, such as 0.9.0"));
+            }
+        }
         config.backoff.max = config.backoff.max.max(config.backoff.initial);
         config.validate()?;
         Ok((config, unknown))
@@ -203,6 +257,15 @@ impl ClientConfig {
 
     pub(crate) fn dialer(&self) -> Arc<dyn Dial> {
         self.dialer.clone().unwrap_or_else(|| Arc::new(TcpDialer))
+    }
+}
+
+/// What a release of Kafka speaks.
+fn versions_of(release: &str) -> Option<BrokerVersions> {
+    match release.split('.').take(2).collect::<Vec<_>>().as_slice() {
+        ["0", "8"] => Some(BrokerVersions::assumed_without_groups()),
+        ["0", "9"] => Some(BrokerVersions::assumed_pre_apiversions()),
+        _ => None,
     }
 }
 
@@ -257,6 +320,23 @@ mod tests {
         assert_eq!(config.request_timeout, Duration::from_millis(1500));
         assert_eq!(config.backoff.max, Duration::from_secs(5));
         assert_eq!(unknown, ["acks"]);
+    }
+
+    #[test]
+    fn a_pin_is_read_by_librdkafka_s_names_and_must_be_a_release() {
+        let read = |properties: &[(&str, &str)]| {
+            let all = [("bootstrap.servers", "a:1")].iter().chain(properties).copied().collect::<Vec<_>>();
+            ClientConfig::from_properties(all).map(|(config, _)| config)
+        };
+        let config = read(&[("broker.version.fallback", "0.8.2.2")]).unwrap();
+        assert_eq!((config.broker_version.as_deref(), config.pinned_versions()), (None, None));
+        assert_eq!(config.fallback_versions(), Some(BrokerVersions::assumed_without_groups()));
+        let config = read(&[("api.version.request", "false"), ("broker.version.fallback", "0.9.0")]).unwrap();
+        assert_eq!(config.broker_version.as_deref(), Some("0.9.0"));
+        assert_eq!(config.pinned_versions(), Some(BrokerVersions::assumed_pre_apiversions()));
+        assert!(read(&[("api.version.request", "false")]).is_err());
+        let error = read(&[("broker.version.fallback", "0.7")]).unwrap_err();
+        assert!(error.to_string().contains("0.7"), "{error}");
     }
 
     #[test]

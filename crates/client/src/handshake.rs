@@ -1,21 +1,26 @@
 //! Dialing a broker and learning what it speaks.
 //!
 //! ```text
-//! dial, ApiVersions -> answer                          -> its versions
-//!                   -> "unsupported version" (in v0)   -> ApiVersions in the version it names
-//!                   -> closed, and again closed (0.8)  -> dial, assume the oldest versions
-//!                   -> silent (0.9)                    -> dial, assume the oldest versions
+//! ApiVersions -> answer                        -> its versions
+//!             -> "unsupported version" (in v0) -> ApiVersions in the version it names
+//!             -> closed  -> a legacy request is answered -> ApiVersions closed again     -> 0.8
+//!             -> silence -> a legacy request is answered -> ApiVersions still unanswered -> 0.9
 //! ```
 //!
-//! The last step is taken only for a peer that never answered ApiVersions before.
+//! The legacy request is ListOffsets v0 about nothing: brokers from 0.8 to 3.9 answer it, at no cost, and nothing else that closes
+//! or stays silent does (a TLS port, a proxy, a port of another protocol). That keeps those from being taken for an old Kafka, and the
+//! second ApiVersions keeps a broker that was only busy or going down from it. An address that answered ApiVersions once is never taken
+//! for an old broker; one that was found to be old is not asked again for a while: see [`generation`](crate::generation).
 //!
 //! # References
 //! KIP-35 (ApiVersions), KIP-511 (software name, answer in v0 to an unknown version).
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use milena_protocol::messages::ApiVersionsRequest;
 use milena_protocol::versions::{BrokerVersions, Discovered, Discovery};
 use milena_protocol::{decode_response, encode_request};
@@ -24,6 +29,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::connection::{Established, Failure, FailureKind};
 use crate::frames::FrameReader;
+use crate::generation::{Generation, Known};
 use crate::transport::{BoxStream, Dial};
 
 /// What the handshake is told.
@@ -36,17 +42,39 @@ pub(crate) struct Handshake {
     /// For everything together.
     pub(crate) connect_timeout: Duration,
     pub(crate) max_frame: usize,
-    /// Whether this address answered ApiVersions before.
-    pub(crate) known_modern: bool,
+    /// What is known of this address.
+    pub(crate) generation: Arc<Generation>,
+    /// The versions of a broker that is not to be asked.
+    pub(crate) pinned: Option<BrokerVersions>,
+    /// What to assume of a broker that does not know ApiVersions; `None` judges by how it fails.
+    pub(crate) fallback: Option<BrokerVersions>,
 }
 
 /// The correlation id of handshakes; those of calls are positive.
 const CORRELATION: i32 = 0;
 
-enum Answer {
-    Versions(BrokerVersions),
-    /// The peer closed or stayed silent.
-    Nothing(Failure),
+const LIST_OFFSETS: i16 = 2;
+
+/// How long a broker that answers a legacy request may still take to answer the ApiVersions that came before it.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// A socket with what was read from it.
+struct Socket {
+    stream: BoxStream,
+    frames: FrameReader,
+}
+
+impl Socket {
+    fn established(self, versions: BrokerVersions) -> Established {
+        Established { stream: self.stream, frames: self.frames, versions }
+    }
+}
+
+/// What became of ApiVersions.
+enum Asked {
+    Answered(Established),
+    /// The peer closed the connection instead.
+    Closed(Failure),
 }
 
 impl Handshake {
@@ -55,34 +83,145 @@ impl Handshake {
     /// # Cancellation
     /// The socket is closed.
     pub(crate) async fn establish(self) -> Result<Established, Failure> {
-        let start = Instant::now();
-        let deadline = start + self.connect_timeout;
-        // A silent broker must leave time for the tries that follow.
-        let patience = if self.known_modern { self.connect_timeout } else { self.connect_timeout / 3 };
-        let mut closed = 0;
-        let versions = loop {
-            let mut stream = self.dial(deadline).await?;
-            let mut frames = FrameReader::new(self.max_frame);
-            let until = deadline.min(Instant::now() + patience);
-            match self.ask_versions(&mut stream, &mut frames, until).await? {
-                Answer::Versions(versions) => return Ok(Established { stream, frames, versions }),
-                Answer::Nothing(failure) if self.known_modern => return Err(failure),
-                Answer::Nothing(failure) if failure.kind == FailureKind::Timeout => {
-                    break BrokerVersions::assumed_pre_apiversions();
-                }
-                // Once can be a broker that is going down; a broker that restarts refuses the second dial.
-                Answer::Nothing(_) if closed == 0 => closed += 1,
-                Answer::Nothing(_) => break BrokerVersions::assumed_without_groups(),
-            }
+        let deadline = Instant::now() + self.connect_timeout;
+        if let Some(versions) = &self.pinned {
+            return self.unasked(versions.clone(), deadline).await;
+        }
+        if let Some(done) = self.by_memory(deadline).await {
+            return done;
+        }
+        // One connection finds out, those that start meanwhile wait for it.
+        let Ok(_turn) = timeout_at(deadline, self.generation.turn.lock()).await else {
+            let text = "another connection to the broker was still in its handshake";
+            return Err(Failure::new(FailureKind::Timeout, text));
         };
-        tracing::debug!(host = %self.host, port = self.port, "no answer to ApiVersions: assuming a broker before 0.10");
-        let stream = self.dial(deadline).await?;
-        Ok(Established { stream, frames: FrameReader::new(self.max_frame), versions })
+        if let Some(done) = self.by_memory(deadline).await {
+            return done;
+        }
+        let established = self.probe(deadline).await?;
+        match established.versions.range(API_VERSIONS) {
+            Some(_) => self.generation.on_answer(),
+            None => {
+                tracing::info!(
+                    host = %self.host, port = self.port,
+                    "the broker does not know ApiVersions: versions of Kafka before 0.10 are assumed"
+                );
+                self.generation.on_assumed(established.versions.clone());
+            }
+        }
+        Ok(established)
     }
 
-    async fn dial(&self, deadline: Instant) -> Result<BoxStream, Failure> {
+    /// The handshake with a broker of which something is known; `None` if nothing is, or not any more.
+    async fn by_memory(&self, deadline: Instant) -> Option<Result<Established, Failure>> {
+        match self.generation.known() {
+            Known::Nothing => None,
+            Known::Answers => Some(self.ask_only(deadline).await),
+            Known::Assumed { versions, .. } => {
+                // A broker that is down is not another one for that.
+                let socket = match self.dial(deadline).await {
+                    Ok(socket) => socket,
+                    Err(failure) => return Some(Err(failure)),
+                };
+                match self.verified(socket, deadline.min(Instant::now() + self.patience())).await {
+                    Ok(socket) => Some(Ok(socket.established(versions))),
+                    Err(failure) => {
+                        self.generation.on_contradiction();
+                        (Instant::now() >= deadline).then_some(Err(failure))
+                    }
+                }
+            }
+        }
+    }
+
+    /// A broker whose versions the user gave. Where it should answer the legacy request it has to.
+    async fn unasked(&self, versions: BrokerVersions, deadline: Instant) -> Result<Established, Failure> {
+        if versions.range(LIST_OFFSETS).is_some_and(|range| range.contains(0)) {
+            let socket = self.dial(deadline).await?;
+            let socket = self.verified(socket, deadline).await.map_err(|failure| {
+                let text = format!("{}; broker_version says that it is an old one", failure.text);
+                Failure { text: Arc::from(text), ..failure }
+            })?;
+            return Ok(socket.established(versions));
+        }
+        Ok(self.dial(deadline).await?.established(versions))
+    }
+
+    /// How long a broker that may be an old one is waited for: the tries that follow need time too.
+    fn patience(&self) -> Duration {
+        self.connect_timeout / 3
+    }
+
+    /// Asks a broker that is known to answer.
+    async fn ask_only(&self, deadline: Instant) -> Result<Established, Failure> {
+        let heard = AtomicBool::new(false);
+        match timeout_at(deadline, self.ask(self.dial(deadline).await?, &heard)).await {
+            Ok(Ok(Asked::Answered(established))) => Ok(established),
+            Ok(Ok(Asked::Closed(failure)) | Err(failure)) => Err(failure),
+            Err(_) => Err(silence(&heard)),
+        }
+    }
+
+    /// Finds out what a broker is of which nothing is known.
+    async fn probe(&self, deadline: Instant) -> Result<Established, Failure> {
+        let socket = self.dial(deadline).await?;
+        let heard = AtomicBool::new(false);
+        let mut asked = pin!(self.ask(socket, &heard));
+        let patience = deadline.min(Instant::now() + self.patience());
+        let outcome = match timeout_at(patience, &mut asked).await {
+            Ok(outcome) => outcome?,
+            // What began to answer is no broker that cannot.
+            Err(_) if heard.load(Ordering::Relaxed) => {
+                timeout_at(deadline, &mut asked).await.map_err(|_| silence(&heard))??
+            }
+            Err(_) => {
+                let legacy = async { self.verified(self.dial(deadline).await?, deadline).await };
+                let verified = tokio::select! {
+                    biased;
+                    outcome = &mut asked => return self.closed_or(outcome?, deadline).await,
+                    verified = legacy => verified,
+                };
+                // It answers what is old and not what is new, unless that is only late.
+                let Ok(legacy) = verified else { return Err(silence(&heard)) };
+                match timeout_at(deadline.min(Instant::now() + GRACE), &mut asked).await {
+                    Ok(outcome) => outcome?,
+                    Err(_) if heard.load(Ordering::Relaxed) => return Err(silence(&heard)),
+                    Err(_) => {
+                        let versions = self.fallback.clone();
+                        let versions = versions.unwrap_or_else(BrokerVersions::assumed_pre_apiversions);
+                        return Ok(legacy.established(versions));
+                    }
+                }
+            }
+        };
+        self.closed_or(outcome, deadline).await
+    }
+
+    /// What a broker is that answered, or closed the connection.
+    async fn closed_or(&self, outcome: Asked, deadline: Instant) -> Result<Established, Failure> {
+        let failure = match outcome {
+            Asked::Answered(established) => return Ok(established),
+            Asked::Closed(failure) => failure,
+        };
+        let Ok(socket) = self.dial(deadline).await else { return Err(failure) };
+        let Ok(legacy) = self.verified(socket, deadline).await else { return Err(failure) };
+        // A broker that goes down closes connections too; by now it refuses them, or another one answers.
+        let heard = AtomicBool::new(false);
+        let patience = deadline.min(Instant::now() + self.patience());
+        match timeout_at(patience, self.ask(self.dial(deadline).await?, &heard)).await {
+            Ok(Ok(Asked::Answered(established))) => Ok(established),
+            Ok(Ok(Asked::Closed(_))) => {
+                let versions = self.fallback.clone();
+                Ok(legacy.established(versions.unwrap_or_else(BrokerVersions::assumed_without_groups)))
+            }
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => Err(silence(&heard)),
+        }
+    }
+
+    async fn dial(&self, deadline: Instant) -> Result<Socket, Failure> {
         match timeout_at(deadline, self.dialer.dial(&self.host, self.port)).await {
-            Ok(Ok(stream)) => Ok(stream),
+            Ok(Ok(stream)) => Ok(Socket { stream, frames: FrameReader::new(self.max_frame) }),
             Ok(Err(error)) => Err(Failure::new(FailureKind::Io, format!("cannot connect: {error}"))),
             Err(_) => {
                 let text = format!("could not connect within {:?}", self.connect_timeout);
@@ -91,70 +230,105 @@ impl Handshake {
         }
     }
 
-    async fn ask_versions(
-        &self,
-        stream: &mut BoxStream,
-        frames: &mut FrameReader,
-        until: Instant,
-    ) -> Result<Answer, Failure> {
+    /// Asks what the broker speaks until it says so. `heard` is set once anything came.
+    async fn ask(&self, mut socket: Socket, heard: &AtomicBool) -> Result<Asked, Failure> {
         let mut discovery = Discovery::default();
         loop {
-            let asked = timeout_at(until, self.exchange(stream, frames, discovery)).await;
-            let frame = match asked {
-                Ok(Ok(frame)) => frame,
-                Ok(Err(failure)) if failure.kind == FailureKind::Peer => return Err(failure),
-                Ok(Err(failure)) if frames.is_between_frames() => return Ok(Answer::Nothing(failure)),
-                Ok(Err(failure)) => return Err(failure),
-                // Old brokers say nothing at all.
-                Err(_) if !frames.is_between_frames() => {
-                    return Err(Failure::new(
-                        FailureKind::Timeout,
-                        "the answer to ApiVersions came in part only",
-                    ));
+            let (version, request) =
+                (discovery.version(), discovery.request("milena", env!("CARGO_PKG_VERSION")));
+            let mut question = BytesMut::new();
+            encode_request(&mut question, CORRELATION, &self.client_id, version, &request)
+                .map_err(|error| peer(format!("ApiVersions cannot be asked: {error}")))?;
+            let frame = match exchange(&mut socket, &question, heard).await {
+                Ok(frame) => frame,
+                Err(failure) if failure.kind == FailureKind::Io && socket.frames.is_between_frames() => {
+                    return Ok(Asked::Closed(failure));
                 }
-                Err(_) => {
-                    let text = "no answer to ApiVersions: is this a Kafka broker's plaintext port?";
-                    return Ok(Answer::Nothing(Failure::new(FailureKind::Timeout, text)));
-                }
+                Err(failure) => return Err(failure),
             };
-            let (id, response) = decode_response::<ApiVersionsRequest>(frame, discovery.version())
+            let (id, response) = decode_response::<ApiVersionsRequest>(frame, version)
                 .map_err(|error| peer(format!("no Kafka answer to ApiVersions: {error}")))?;
             if id != CORRELATION {
                 return Err(peer(format!("ApiVersions answered with correlation id {id}")));
             }
             match discovery.handle_response(&response) {
-                Discovered::Versions(versions) => return Ok(Answer::Versions(versions)),
+                Discovered::Versions(versions) => return Ok(Asked::Answered(socket.established(versions))),
                 Discovered::AskAgain(next) => discovery = next,
                 Discovered::Refused(code) => return Err(peer(format!("ApiVersions was refused: {code}"))),
             }
         }
     }
 
-    async fn exchange(
-        &self,
-        stream: &mut BoxStream,
-        frames: &mut FrameReader,
-        discovery: Discovery,
-    ) -> Result<Bytes, Failure> {
-        let (version, request) =
-            (discovery.version(), discovery.request("milena", env!("CARGO_PKG_VERSION")));
-        let mut buf = BytesMut::new();
-        encode_request(&mut buf, CORRELATION, &self.client_id, version, &request)
-            .map_err(|error| peer(format!("ApiVersions cannot be asked: {error}")))?;
-        let io =
-            |error: std::io::Error| Failure::new(FailureKind::Io, format!("the handshake failed: {error}"));
-        stream.write_all(&buf).await.map_err(io)?;
-        stream.flush().await.map_err(io)?;
-        loop {
-            if let Some(frame) = frames.take().map_err(|error| peer(format!("no Kafka answer: {error}")))? {
-                return Ok(frame);
+    /// The connection, after the broker answered the legacy request on it.
+    async fn verified(&self, mut socket: Socket, until: Instant) -> Result<Socket, Failure> {
+        let question = legacy_question(&self.client_id);
+        let heard = AtomicBool::new(false);
+        let answer = match timeout_at(until, exchange(&mut socket, &question, &heard)).await {
+            Ok(answer) => answer?,
+            Err(_) => {
+                let text = "no answer to ListOffsets v0: is this a Kafka broker's plaintext port?";
+                return Err(Failure::new(FailureKind::Timeout, text));
             }
-            if frames.fill(stream).await.map_err(io)? == 0 {
-                let text = "the broker closed the connection in the handshake: is this its plaintext port?";
-                return Err(Failure::new(FailureKind::Io, text));
-            }
+        };
+        if is_legacy_answer(answer) {
+            return Ok(socket);
         }
+        Err(peer("no Kafka answer to ListOffsets v0".to_owned()))
     }
+}
+
+const API_VERSIONS: i16 = 18;
+
+/// ListOffsets v0 (the protocol guide's "Offset API") for no partition, as a frame.
+fn legacy_question(client_id: &str) -> BytesMut {
+    let name = client_id.as_bytes().get(..i16::MAX as usize).unwrap_or(client_id.as_bytes());
+    let mut body = BytesMut::new();
+    body.put_i16(LIST_OFFSETS);
+    body.put_i16(0);
+    body.put_i32(CORRELATION);
+    body.put_i16(name.len() as i16);
+    body.put_slice(name);
+    // No replica, no topics.
+    body.put_i32(-1);
+    body.put_i32(0);
+    let mut frame = BytesMut::with_capacity(body.len() + 4);
+    frame.put_i32(body.len() as i32);
+    frame.unsplit(body);
+    frame
+}
+
+/// Whether a frame is the answer to it: the correlation id and no topics.
+fn is_legacy_answer(mut frame: Bytes) -> bool {
+    frame.len() == 8 && frame.get_i32() == CORRELATION && frame.get_i32() == 0
+}
+
+/// Writes a question and waits for one frame.
+async fn exchange(socket: &mut Socket, question: &[u8], heard: &AtomicBool) -> Result<Bytes, Failure> {
+    let io = |error: std::io::Error| Failure::new(FailureKind::Io, format!("the handshake failed: {error}"));
+    socket.stream.write_all(question).await.map_err(io)?;
+    socket.stream.flush().await.map_err(io)?;
+    loop {
+        if let Some(frame) =
+            socket.frames.take().map_err(|error| peer(format!("no Kafka answer: {error}")))?
+        {
+            return Ok(frame);
+        }
+        if socket.frames.fill(&mut socket.stream).await.map_err(io)? == 0 {
+            let text = "the broker closed the connection in the handshake: is this its plaintext port?";
+            return Err(Failure::new(FailureKind::Io, text));
+        }
+        heard.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The failure of a peer that did not answer ApiVersions in time.
+fn silence(heard: &AtomicBool) -> Failure {
+    let text = if heard.load(Ordering::Relaxed) {
+        "the answer to ApiVersions came in part only"
+    } else {
+        "no answer to ApiVersions: is this a Kafka broker's plaintext port?"
+    };
+    Failure::new(FailureKind::Timeout, text)
 }
 
 fn peer(text: String) -> Failure {

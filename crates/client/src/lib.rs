@@ -32,6 +32,7 @@ mod coordinator;
 mod error;
 mod fetcher;
 mod frames;
+mod generation;
 mod group;
 mod handshake;
 mod metadata;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::config::ClientConfig;
 use crate::connection::{Claim, Connection, Life, Limits};
 use crate::error::{Error, Result};
+use crate::generation::Generations;
 use crate::handshake::Handshake;
 use crate::transport::Dial;
 
@@ -35,8 +36,6 @@ pub enum Purpose {
 
 /// How many connections to one broker fetches may use at a time.
 pub(crate) const MAX_FETCH_CONNECTIONS: usize = 8;
-
-const API_VERSIONS: i16 = 18;
 
 /// Where a broker listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +58,7 @@ pub(crate) struct Pool {
     client_id: Arc<str>,
     runtime: Handle,
     seed: AtomicU64,
+    generations: Generations,
     slots: Mutex<Slots>,
 }
 
@@ -66,8 +66,6 @@ pub(crate) struct Pool {
 struct Slots {
     closed: bool,
     by_use: HashMap<(Endpoint, Purpose), Slot>,
-    /// Addresses that answered ApiVersions.
-    modern: std::collections::HashSet<Endpoint>,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +83,7 @@ impl Pool {
             config,
             runtime,
             seed: AtomicU64::new(seed),
+            generations: Generations::default(),
             slots: Mutex::default(),
         }
     }
@@ -105,8 +104,7 @@ impl Pool {
         if slots.closed {
             return Err(Error::closed("the client is closed"));
         }
-        let Slots { by_use, modern, .. } = &mut *slots;
-        let slot = by_use.entry((endpoint.clone(), purpose)).or_default();
+        let slot = slots.by_use.entry((endpoint.clone(), purpose)).or_default();
         let mut delay = Duration::ZERO;
         slot.connections.retain(|connection| match connection.life() {
             Life::Ended { lasted, at, .. } => {
@@ -120,14 +118,7 @@ impl Pool {
                 }
                 false
             }
-            Life::Ready(versions) => {
-                // Versions that were assumed have no range for ApiVersions itself.
-                if versions.range(API_VERSIONS).is_some() {
-                    modern.insert(endpoint.clone());
-                }
-                true
-            }
-            Life::Connecting => true,
+            Life::Ready(_) | Life::Connecting => true,
         });
         let limit = if purpose == Purpose::Fetch { MAX_FETCH_CONNECTIONS } else { 1 };
         let least = slot.connections.iter().min_by_key(|connection| connection.load());
@@ -136,13 +127,13 @@ impl Pool {
         {
             return Ok(Claim::new(least));
         }
-        let connection = self.start(endpoint, name, delay, modern.contains(endpoint));
+        let connection = self.start(endpoint, name, delay);
         let claim = Claim::new(&connection);
         slot.connections.push(connection);
         Ok(claim)
     }
 
-    fn start(&self, endpoint: &Endpoint, name: &str, delay: Duration, known_modern: bool) -> Connection {
+    fn start(&self, endpoint: &Endpoint, name: &str, delay: Duration) -> Connection {
         let handshake = Handshake {
             dialer: Arc::clone(&self.dialer),
             host: Arc::clone(&endpoint.host),
@@ -150,7 +141,9 @@ impl Pool {
             client_id: Arc::clone(&self.client_id),
             connect_timeout: self.config.connect_timeout,
             max_frame: self.config.max_frame,
-            known_modern,
+            generation: self.generations.of(endpoint),
+            pinned: self.config.pinned_versions(),
+            fallback: self.config.fallback_versions(),
         };
         let limits = Limits {
             max_in_flight: self.config.max_in_flight,
@@ -163,6 +156,11 @@ impl Pool {
             }
             handshake.establish().await
         })
+    }
+
+    /// More is wanted of a broker than the versions that were assumed of it. Whether it is to be asked again.
+    pub(crate) fn doubt(&self, endpoint: &Endpoint) -> bool {
+        self.generations.of(endpoint).doubt()
     }
 
     /// Whether there is a usable connection to this address for the purpose.

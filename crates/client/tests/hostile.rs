@@ -16,14 +16,15 @@ use milena::protocol::messages::{MetadataRequest, RequestKind, ResponseKind};
 use milena::protocol::records::{BatchBuilder, BatchIdentity, BatchOptions};
 use milena::protocol::{RequestBody, RequestFrame};
 use milena::{
-    BrokerId, Client, ClientConfig, Error, ErrorCode, ErrorKind, FetchFrom, FetchOptions, Fetched, Offset,
-    Target, TopicPartition,
+    BrokerId, CallOptions, Client, ClientConfig, Error, ErrorCode, ErrorKind, FetchFrom, FetchOptions,
+    Fetched, Offset, Purpose, Target, TopicPartition,
 };
 use tokio::time::Instant;
 
 const METADATA: i16 = 3;
 const API_VERSIONS: i16 = 18;
 const FETCH: i16 = 1;
+const LIST_OFFSETS: i16 = 2;
 
 fn quick(fake: &Fake) -> ClientConfig {
     let mut config = fake.config();
@@ -259,23 +260,123 @@ async fn a_broker_that_refuses_the_newest_api_versions_is_asked_in_its_own_versi
     assert_eq!(versions.lock().unwrap()[..2], [4, 1]);
 }
 
+/// Old brokers in a fake: what they do with ApiVersions, how often they were asked it, and whether they became new ones.
+#[derive(Clone, Default)]
+struct Old {
+    asked: Arc<AtomicUsize>,
+    upgraded: Arc<AtomicBool>,
+}
+
+impl Old {
+    fn fake(&self, silent: bool) -> Fake {
+        let old = self.clone();
+        Fake::new(move |_, request| {
+            if old.upgraded.load(Ordering::SeqCst) {
+                // As Kafka 4: it closes the connection on what it does not speak any more.
+                return (request.api_key != API_VERSIONS && request.version == 0).then_some(Reply::Close);
+            }
+            match request.api_key {
+                API_VERSIONS => {
+                    old.asked.fetch_add(1, Ordering::SeqCst);
+                    Some(if silent { Reply::Silence } else { Reply::Close })
+                }
+                _ => {
+                    assert!([(METADATA, 0), (LIST_OFFSETS, 0)].contains(&(request.api_key, request.version)));
+                    None
+                }
+            }
+        })
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn brokers_before_api_versions_are_assumed_by_how_they_fail() {
     for silent in [false, true] {
-        let fake = Fake::new(move |_, request| match request.api_key {
-            API_VERSIONS if silent => Some(Reply::Silence),
-            API_VERSIONS => Some(Reply::Close),
-            _ => {
-                assert_eq!((request.api_key, request.version), (METADATA, 0));
-                None
-            }
-        });
-        let client = Client::connect(quick(&fake)).await.unwrap();
+        let client = Client::connect(quick(&Old::default().fake(silent))).await.unwrap();
         let versions = client.versions(BrokerId(1)).await.unwrap();
         assert_eq!((versions.range(API_VERSIONS), versions.range(11).is_some()), (None, silent));
         let error = client.transactions().end(&prepared(), true).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_broker_is_found_out_once_whatever_the_number_of_connections() {
+    for silent in [false, true] {
+        let old = Old::default();
+        let fake = old.fake(silent);
+        let client = Client::connect(quick(&fake)).await.unwrap();
+        let asked = old.asked();
+        assert_eq!(asked, if silent { 1 } else { 2 });
+        let since = Instant::now();
+        let purposes = [Purpose::Fetch, Purpose::Produce, Purpose::Coordination, Purpose::Other];
+        let calls = purposes.map(|purpose| {
+            let options = CallOptions { purpose: Some(purpose), ..CallOptions::default() };
+            client.call_with(Target::Broker(BrokerId(1)), options, |_| MetadataRequest::default())
+        });
+        for call in futures_util::future::join_all(calls).await {
+            assert_eq!(call.unwrap().version, 0);
+        }
+        assert_eq!(old.asked(), asked, "silent: {silent}");
+        assert_eq!(since.elapsed(), Duration::ZERO, "the paused clock moves when somebody waits");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_broker_that_became_a_new_one_is_asked_again() {
+    for silent in [false, true] {
+        let old = Old::default();
+        let mut config = quick(&old.fake(silent));
+        config.idle = Duration::from_secs(60);
+        let client = Client::connect(config).await.unwrap();
+        old.upgraded.store(true, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        client.call(Target::Broker(BrokerId(1)), &MetadataRequest::default()).await.unwrap();
+        assert!(client.versions(BrokerId(1)).await.unwrap().range(API_VERSIONS).is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_closes_or_stays_silent_for_every_request_is_no_old_broker() {
+    for silent in [false, true] {
+        let legacy = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&legacy);
+        let fake = Fake::new(move |_, request| {
+            assert_ne!(request.api_key, METADATA, "taken for an old broker");
+            seen.fetch_add(usize::from(request.api_key == LIST_OFFSETS), Ordering::SeqCst);
+            Some(if silent { Reply::Silence } else { Reply::Close })
+        });
+        let (error, _) = refused(&fake).await;
+        assert!(error.to_string().contains("plaintext port"), "{error}");
+        assert!(legacy.load(Ordering::SeqCst) > 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_was_only_busy_is_not_taken_for_an_old_one() {
+    // It answers nothing on the first connections, and everything on those that follow.
+    for deaf_until in 1..4 {
+        let fake = Fake::new(move |connection, request| {
+            assert!(request.api_key != METADATA || request.version > 0, "taken for an old broker");
+            (connection < deaf_until).then_some(Reply::Close)
+        });
+        Client::connect(quick(&fake)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pinned_broker_is_not_asked_and_a_wrong_pin_is_named() {
+    let old = Old::default();
+    let client = Client::connect(quick(&old.fake(true)).with_broker_version("0.9.0")).await.unwrap();
+    assert!(client.versions(BrokerId(1)).await.unwrap().range(11).is_some());
+    assert_eq!(old.asked(), 0);
+    old.upgraded.store(true, Ordering::SeqCst);
+    let error = Client::connect(quick(&old.fake(true)).with_broker_version("0.8.2")).await.unwrap_err();
+    assert!(error.to_string().contains("broker_version"), "{error}");
 }
 
 fn prepared() -> milena::PreparedTransaction {

@@ -72,6 +72,7 @@ impl Fake {
             };
             let request = protocol::decode_request(bytes).unwrap();
             let decided = (self.decide.lock().unwrap())(number, &request);
+            let decided = decided.or_else(|| legacy(&request));
             let mut out = BytesMut::new();
             match decided.unwrap_or_else(|| Reply::Answer(ordinary(&request))) {
                 Reply::Answer(response) => write(&mut out, &request, request.correlation_id, &response),
@@ -85,6 +86,14 @@ impl Fake {
             }
         }
     }
+}
+
+/// The answer of brokers up to 3.9 to the question with which old ones are told from what is no broker: ListOffsets v0 about nothing.
+fn legacy(request: &RequestFrame) -> Option<Reply> {
+    let mut answer = BytesMut::new();
+    answer.put_i32(request.correlation_id);
+    answer.put_i32(0);
+    ((request.api_key, request.version) == (2, 0)).then(|| Reply::Raw(framed(&answer)))
 }
 
 fn write(out: &mut BytesMut, request: &RequestFrame, id: i32, response: &ResponseKind) {
