@@ -8,6 +8,7 @@
 //! - [`request`]: requests and responses as frames, on either side of a connection
 //! - [`versions`]: what is spoken here, what a broker speaks, and the best of both
 //! - [`records`], [`compression`]: record batches, read without copying, and their codecs
+//! - [`dump`]: what a frame says, field by field, for people
 //! - [`consumer_protocol`]: what members of a group tell each other
 //! - [`error_code`], [`types`]: the numbers of the protocol, named
 //!
@@ -37,6 +38,7 @@
 mod apis;
 pub mod compression;
 pub mod consumer_protocol;
+pub mod dump;
 pub mod error;
 pub mod error_code;
 pub mod frame;

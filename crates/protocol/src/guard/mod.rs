@@ -87,6 +87,18 @@ pub fn response_message(api_key: i16) -> Option<&'static Message> {
     find(&tables::RESPONSES, api_key)
 }
 
+/// The shape of the header of requests. Versions differ in whether it is flexible only.
+#[must_use]
+pub fn request_header() -> &'static Shape {
+    &tables::REQUEST_HEADER
+}
+
+/// The shape of the header of responses. Versions differ in whether it is flexible only.
+#[must_use]
+pub fn response_header() -> &'static Shape {
+    &tables::RESPONSE_HEADER
+}
+
 /// The shape of what a member of a consumer group says it wants (the bytes after its version).
 #[must_use]
 pub fn consumer_subscription() -> &'static Message {
