@@ -9,6 +9,7 @@
 //! - [`versions`]: what is spoken here, what a broker speaks, and the best of both
 //! - [`records`], [`compression`]: record batches, read without copying, and their codecs
 //! - [`dump`]: what a frame says, field by field, for people
+//! - [`produce`], [`fetch`]: Produce requests as scatter lists, Fetch responses read in place
 //! - [`consumer_protocol`]: what members of a group tell each other
 //! - [`error_code`], [`types`]: the numbers of the protocol, named
 //!
@@ -38,12 +39,14 @@
 mod apis;
 pub mod compression;
 pub mod consumer_protocol;
-pub mod dump;
 pub mod error;
 pub mod error_code;
+pub mod fetch;
 pub mod frame;
+pub mod dump;
 pub mod guard;
 pub mod header;
+pub mod produce;
 pub mod records;
 pub mod request;
 pub mod types;

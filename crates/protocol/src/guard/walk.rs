@@ -68,9 +68,7 @@ fn run<'a>(
     let mut walk = Walk { cursor, version, compact, limit, cost: Cost::default(), refused: "" };
     match steps(&mut walk) {
         Ok(()) => Ok(walk.cost),
-        Err(why) => {
-            Err(Refusal { why, at: bytes.len() - walk.cursor.left_of_frame(), field: walk.refused })
-        }
+        Err(why) => Err(Refusal { why, at: bytes.len() - walk.cursor.left_of_frame(), field: walk.refused }),
     }
 }
 
