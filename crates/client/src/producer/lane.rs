@@ -10,10 +10,10 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use milena_core::produce::accumulator::{BatchId, Body, Verdict};
 use milena_core::produce::lane::{Answer, Lane, Part, TOPIC_IDS_FROM, process_response};
 use milena_core::produce::outcome::{self, Outcome, Remedy, Scope};
-use milena_core::produce::wire::{Head, encode_request};
 use milena_protocol::decode_response;
 use milena_protocol::error_code::ErrorCode;
 use milena_protocol::messages::{ProduceRequest, ProduceResponse};
+use milena_protocol::produce::{self, Head};
 use milena_protocol::records::{BatchBuilder, BatchOptions, FrozenBatch};
 use milena_protocol::types::{BrokerId, Sequence};
 use milena_protocol::versions::BrokerVersions;
@@ -215,7 +215,20 @@ impl Sender {
             timeout: engine.config.request_timeout,
             transactional_id: engine.link.as_ref().map(|link| link.id()),
         };
-        let frame = encode_request(&head, &parts);
+        let frame = match produce::encode(&head, &parts) {
+            Ok(frame) => frame,
+            Err(error) => {
+                // Nothing of it was sent: none of the batches can be written.
+                let error = Error::misuse(format!("the request can't be written: {error}")).with_source(error);
+                let judged = Judged::of(Outcome::Fatal(Scope::Batch), Some(error));
+                for item in items {
+                    self.judge(&item.slot, item.id, Body::Frozen(item.frozen), &judged);
+                }
+                // What else is queued has its turn.
+                self.queue.wake.notify_one();
+                return None;
+            }
+        };
         engine.counts.on_sent(parts.len(), parts.iter().map(|part| part.batch.len()).sum());
         // Only the connection holds the bytes from here on, so that their memory can be used again after the answer.
         let parts = parts.into_iter().map(|part| Part { batch: Bytes::new(), ..part }).collect();

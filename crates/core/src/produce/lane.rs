@@ -8,11 +8,10 @@ use milena_protocol::StrBytes;
 use milena_protocol::error_code::ErrorCode;
 use milena_protocol::messages::ProduceResponse;
 use milena_protocol::messages::produce_response::PartitionProduceResponse;
-use milena_protocol::types::{BrokerId, LeaderEpoch, Offset, TopicPartition};
+use milena_protocol::types::{BrokerId, LeaderEpoch, Offset, PartitionId, TopicPartition};
 use uuid::Uuid;
 
-/// From this version on, Produce names topics by their id (KIP-516).
-pub const TOPIC_IDS_FROM: i16 = 13;
+pub use milena_protocol::produce::TOPIC_IDS_FROM;
 
 /// How many requests may wait for their answers at one broker, and how large each may be.
 #[derive(Clone, Debug)]
@@ -68,6 +67,24 @@ pub struct Part {
     pub topic_id: Option<Uuid>,
     /// The encoded batch.
     pub batch: Bytes,
+}
+
+impl milena_protocol::produce::Part for Part {
+    fn topic(&self) -> &str {
+        &self.tp.topic
+    }
+
+    fn topic_id(&self) -> Option<Uuid> {
+        self.topic_id
+    }
+
+    fn partition(&self) -> PartitionId {
+        self.tp.partition
+    }
+
+    fn batch(&self) -> &Bytes {
+        &self.batch
+    }
 }
 
 /// What a broker said about one batch.
@@ -179,7 +196,6 @@ mod tests {
     use super::*;
     use milena_protocol::messages::TopicName;
     use milena_protocol::messages::produce_response::TopicProduceResponse;
-    use milena_protocol::types::PartitionId;
 
     fn part(topic: &str, partition: i32, id: u128) -> Part {
         Part {

@@ -1,16 +1,15 @@
 //! The producer's decisions: batches of a partition, sequences, what answers mean, one lane a broker.
 //!
 //! ```text
-//! record -> Accumulator::push -> (full or lingered) -> Accumulator::take -> wire::encode_request -> broker
-//!                                                                                                     |
-//!           Accumulator::handle_answer <---- outcome::of(code) <---- lane::process_response <---------+
+//! record -> Accumulator::push -> (full or lingered) -> Accumulator::take -> milena_protocol::produce::encode -> broker
+//!                                                                                                                |
+//!           Accumulator::handle_answer <---- outcome::of(code) <---- lane::process_response <--------------------+
 //! ```
 
 pub mod accumulator;
 pub mod lane;
 pub mod outcome;
 pub mod sequence;
-pub mod wire;
 
 pub use accumulator::{Accumulator, Failure, Limits, Refused, Settled};
 pub use lane::{Answer, Lane, Part};
