@@ -209,7 +209,13 @@ impl Client {
                 if self.pool().doubt(&endpoint) {
                     connection.poison(Failure::new(FailureKind::Closed, "the versions were assumed"));
                 }
-                Error::from(error).with_broker(Arc::clone(&name)).with_api(api)
+                let error = Error::from(error).with_broker(Arc::clone(&name)).with_api(api);
+                match since_release(api_key) {
+                    Some(release) if versions.range(api_key).is_none() => {
+                        error.with_remedy(format!("it came with Kafka {release}: use a newer broker"))
+                    }
+                    _ => error,
+                }
             })?;
             let correlation_id = connection.correlation();
             let frame = encode(version, correlation_id, &config.client_id).map_err(|error| {
@@ -243,6 +249,11 @@ pub(crate) fn negotiation<R: Request>(
 }
 
 impl Started {
+    /// The version it was asked in.
+    pub(crate) fn version(&self) -> i16 {
+        self.version
+    }
+
     /// Waits for the answer and decodes it.
     ///
     /// # Cancellation
@@ -293,6 +304,28 @@ fn purpose_of(api_key: i16) -> Purpose {
         8 | 9 | 11..=14 | 22 | 24..=26 | 28 | 65 | 68 => Purpose::Coordination,
         _ => Purpose::Other,
     }
+}
+
+/// The first release of Kafka whose brokers have an API, where that is not 0.8.2.
+fn since_release(api_key: i16) -> Option<&'static str> {
+    Some(match api_key {
+        11..=16 => "0.9",
+        17 | 18 => "0.10.0",
+        19 | 20 => "0.10.1",
+        21..=33 => "0.11",
+        34..=37 => "1.0",
+        38..=42 => "1.1",
+        43 => "2.2",
+        44 => "2.3",
+        45..=47 => "2.4",
+        48 | 49 => "2.6",
+        50 | 51 | 57 => "2.7",
+        60 | 61 => "2.8",
+        65 | 66 => "3.0",
+        68 | 69 | 71 | 72 | 74 | 75 => "3.7",
+        76..=79 => "4.0",
+        _ => return None,
+    })
 }
 
 fn late(name: &Arc<str>, api: &'static str, since: Instant, text: &'static str, sent: bool) -> Error {

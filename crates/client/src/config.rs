@@ -39,8 +39,9 @@ pub struct ClientConfig {
     /// How long an unused connection stays open. Default 9 min, just under the broker's 10.
     /// Kafka: `connections.max.idle.ms`.
     pub idle: Duration,
-    /// Whether asking for an absent topic by name may create it, when the broker allows that. Default `false`.
-    /// Kafka: `allow.auto.create.topics`.
+    /// Whether asking for an absent topic by name may create it, when the broker allows that. Default `false`. Brokers before 0.11
+    /// create every topic that is asked for by name: with `false` they are asked for all topics, which costs more on a cluster with
+    /// many; with `true` topics can be made on brokers before 0.10.1, which have no other way. Kafka: `allow.auto.create.topics`.
     pub auto_create_topics: bool,
     /// Which Kafka the brokers are, such as `"0.9.0"`: then they are not asked (ApiVersions), and versions of requests are those of that
     /// release. `None`, the default, asks; brokers before 0.10 cannot answer, and what they are is then found out once an address,

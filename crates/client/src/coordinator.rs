@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::call::{CallOptions, CoordinatorKind, Target};
 use crate::client::Client;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Endpoint;
 
 /// A coordinator's address.
@@ -81,6 +81,11 @@ impl Client {
                     self.coordinators().remember(kind, key, node.clone());
                     return Ok(node);
                 }
+                Err(error)
+                    if error.kind() == ErrorKind::Unsupported && kind == CoordinatorKind::Transaction =>
+                {
+                    return Err(error.with_remedy(NO_TRANSACTIONS));
+                }
                 Err(error) => attempts.pause(error.with_api("FindCoordinator")).await?,
             }
         }
@@ -97,6 +102,10 @@ impl Client {
         }
     }
 }
+
+/// What to do about a broker without transactions.
+pub(crate) const NO_TRANSACTIONS: &str =
+    "transactions need Kafka 0.11 or later (and not the KRaft mode of 2.8)";
 
 fn build_request(kind: CoordinatorKind, key: &str, version: i16) -> FindCoordinatorRequest {
     let mut request = FindCoordinatorRequest::default();
@@ -155,7 +164,6 @@ fn read_answer(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
     use milena_protocol::messages::find_coordinator_response::Coordinator;
 
     #[test]

@@ -93,6 +93,19 @@ impl Generation {
     }
 }
 
+/// The release of a broker, as far as its versions tell old ones apart.
+pub(crate) fn release_of(versions: &BrokerVersions) -> &'static str {
+    let [produce, join_group, api_versions] = [0, 11, 18].map(|api_key| versions.range(api_key));
+    match produce.map_or(0, |range| range.max) {
+        _ if api_versions.is_none() && join_group.is_none() => "0.8",
+        _ if api_versions.is_none() => "0.9",
+        0..=2 => "0.10",
+        3 => "0.11",
+        4..=6 => "1.0 to 2.0",
+        _ => "2.1 or later without transactions (as 2.8 in KRaft mode)",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

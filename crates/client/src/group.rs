@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use milena_protocol::StrBytes;
 use milena_protocol::error_code::ErrorCode;
 use milena_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
@@ -19,14 +18,17 @@ use milena_protocol::messages::offset_fetch_request::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
 };
 use milena_protocol::messages::{
-    GroupId, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, TopicName,
+    GroupId, InitProducerIdRequest, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest,
+    OffsetFetchResponse, TopicName,
 };
 use milena_protocol::types::{LeaderEpoch, Offset, PartitionId, TopicPartition};
+use milena_protocol::versions::BrokerVersions;
+use milena_protocol::{Request, StrBytes};
 use tokio::time::Instant;
 
 use crate::call::{CallOptions, CoordinatorKind, Target};
 use crate::client::Client;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// An offset as it is committed: the next one to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +88,7 @@ impl Group {
     }
 
     /// Commits offsets. Coordinator errors and lost connections are retried until `api_timeout`; committing the same
-    /// offset twice does no harm.
+    /// offset twice does no harm. Offsets are stored in Kafka, on 0.8.2 too (where others may use ZooKeeper); 0.8.1 cannot.
     ///
     /// # Errors
     /// The first partition's error; the others may have been committed. UNKNOWN_MEMBER_ID: the group has live members.
@@ -141,8 +143,11 @@ impl Group {
         deadline: Instant,
     ) -> Result<Vec<(TopicPartition, Result<()>)>> {
         let target = Target::Coordinator(CoordinatorKind::Group, self.id.to_string());
-        // From version 10 on topics are named by id.
-        let options = CallOptions { max_version: Some(COMMIT_BY_NAME), ..CallOptions::until(deadline) };
+        let options = CallOptions {
+            min_version: Some(COMMIT_TO_KAFKA),
+            max_version: Some(COMMIT_BY_NAME),
+            ..CallOptions::until(deadline)
+        };
         let answer = self
             .client
             .call_with::<OffsetCommitRequest, _>(target, options, |version| {
@@ -157,7 +162,7 @@ impl Group {
 
     /// Reads committed offsets: of these partitions, or of all the group has with `None`. `Ok(None)` for a partition means
     /// that nothing is committed. With `require_stable` it waits for open transactions with offsets of this group, until
-    /// `api_timeout` (brokers since 2.5).
+    /// `api_timeout` (brokers since 2.5, and trivially those before 0.11, which have no transactions). "All" needs brokers since 0.10.2.
     ///
     /// # Errors
     /// What concerns the request as a whole; errors of single partitions are inside.
@@ -171,8 +176,18 @@ impl Group {
     ) -> Result<Vec<(TopicPartition, Fetched)>> {
         let mut attempts = self.client.attempts();
         let since = Instant::now();
+        let mut require_stable = require_stable;
         loop {
             let result = self.fetch_once(partitions, require_stable, attempts.deadline()).await;
+            if let Err(error) = &result
+                && require_stable
+                && error.kind() == ErrorKind::Unsupported
+                && !has_transactions(&*self.client.any_versions(attempts.deadline()).await?)
+            {
+                // Every offset is stable where there are no transactions.
+                require_stable = false;
+                continue;
+            }
             let again = match &result {
                 Ok(results) => results.iter().find_map(|(_, result)| worth_another_try(result, since)),
                 Err(error) => Some(error.clone()),
@@ -193,8 +208,11 @@ impl Group {
     ) -> Result<Vec<(TopicPartition, Fetched)>> {
         let target = Target::Coordinator(CoordinatorKind::Group, self.id.to_string());
         let options = CallOptions {
-            // "All partitions" came with version 2, stable offsets with 7.
-            min_version: if require_stable { Some(7) } else { partitions.is_none().then_some(2) },
+            min_version: Some(match partitions {
+                _ if require_stable => FETCH_STABLE,
+                None => FETCH_ALL,
+                Some(_) => FETCH_FROM_KAFKA,
+            }),
             max_version: Some(FETCH_BY_NAME),
             ..CallOptions::until(deadline)
         };
@@ -220,6 +238,23 @@ fn worth_another_try<T>(result: &Result<T>, since: Instant) -> Option<Error> {
 
 /// How long a topic that the coordinator does not know is committed to again.
 const UNKNOWN_TOPIC_WINDOW: Duration = Duration::from_secs(5);
+
+/// Whether a broker has transactions (InitProducerId).
+fn has_transactions(versions: &BrokerVersions) -> bool {
+    versions.range(InitProducerIdRequest::KEY).is_some()
+}
+
+/// The first OffsetCommit version that stores offsets in Kafka and not in ZooKeeper.
+const COMMIT_TO_KAFKA: i16 = 1;
+
+/// The first OffsetFetch version that reads the offsets stored in Kafka.
+const FETCH_FROM_KAFKA: i16 = 1;
+
+/// The first OffsetFetch version that can ask for all partitions of a group (brokers since 0.10.2).
+const FETCH_ALL: i16 = 2;
+
+/// The first OffsetFetch version that waits for stable offsets (brokers since 2.5).
+const FETCH_STABLE: i16 = 7;
 
 /// The last OffsetCommit version that names topics by name.
 const COMMIT_BY_NAME: i16 = 9;

@@ -65,7 +65,7 @@ pub use group::{CommittedOffset, Group, GroupMetadata};
 pub use milena_core::transaction::State as ProducerState;
 pub use pool::Purpose;
 pub use producer::{
-    Acks, Partitioner, Partitioning, Producer, ProducerConfig, ProducerMetrics, ProducerRecord,
+    Acks, Idempotence, Partitioner, Partitioning, Producer, ProducerConfig, ProducerMetrics, ProducerRecord,
     RecordMetadata, Ticket,
 };
 pub use transaction::{TransactionConfig, TransactionalProducer};

@@ -178,7 +178,7 @@ async fn refresh(client: &Client, want: &Want) -> Result<Arc<Cluster>> {
         tokio::select! {
             biased;
             Some(asked) = running.next(), if !running.is_empty() => match asked {
-                Ok(response) => return Ok(publish(client, &response, want)),
+                Ok(said) => return Ok(publish(client, &said)),
                 Err(error) => {
                     failures.push(error);
                     next_start = Instant::now();
@@ -211,13 +211,20 @@ fn no_answer(failures: Vec<Error>) -> Error {
     )
 }
 
+/// What a broker said.
+struct Said {
+    response: MetadataResponse,
+    /// Whether it said all topics it knows.
+    scope: Scope,
+}
+
 async fn ask(
     client: &Client,
     endpoint: Endpoint,
     name: String,
     want: &Want,
     deadline: Instant,
-) -> Result<MetadataResponse> {
+) -> Result<Said> {
     let options = CallOptions::until(deadline);
     let negotiate = negotiation::<MetadataRequest>(&options);
     let auto_create = client.config().auto_create_topics;
@@ -234,17 +241,36 @@ async fn ask(
     };
     let target = Destination::Address(endpoint, name.clone());
     let started = client.start(target, &options, MetadataRequest::KEY, &negotiate, &encode).await?;
+    let version = started.version();
     let response = started.answer::<MetadataRequest>().await?;
     let context = |error: Error| error.with_broker(name.as_str()).with_api("Metadata");
-    check(&response, want).map_err(context)?;
-    Ok(response)
+    let all = asks_for_all(want, version, auto_create);
+    let fresh = version == 0 && client.cluster().brokers().next().is_none();
+    check(&response, if all { &Want::All } else { want }, fresh).map_err(context)?;
+    Ok(Said { response, scope: if all { Scope::All } else { Scope::Some } })
+}
+
+/// The first version in which a topic can be asked for without creating it (KIP-204).
+const AUTO_CREATE_VERSION: i16 = 4;
+
+/// Whether the question is for all topics. Before version 4 a question for a topic creates it if the broker's
+/// `auto.create.topics.enable` is on, so a client that must not create topics asks for all of them and looks for its own. In version
+/// 0 there is no way to ask for none.
+fn asks_for_all(want: &Want, version: i16, auto_create: bool) -> bool {
+    match want {
+        Want::All => true,
+        Want::Brokers => version == 0,
+        Want::Topics(_) => version < AUTO_CREATE_VERSION && !auto_create,
+    }
 }
 
 fn build_request(want: &Want, version: i16, auto_create: bool) -> MetadataRequest {
     let mut request = MetadataRequest::default();
+    let all = asks_for_all(want, version, auto_create);
     request.topics = match want {
-        // In version 0 an empty list means all topics, and there is no way to ask for none.
-        Want::All if version == 0 => Some(Vec::new()),
+        // In version 0 an empty list means all topics.
+        _ if all && version == 0 => Some(Vec::new()),
+        _ if all => None,
         Want::All => None,
         Want::Brokers => Some(Vec::new()),
         Want::Topics(topics) => {
@@ -255,19 +281,20 @@ fn build_request(want: &Want, version: i16, auto_create: bool) -> MetadataReques
             Some(topics.iter().map(topic).collect())
         }
     };
-    if version >= 4 {
+    if version >= AUTO_CREATE_VERSION {
         request.allow_auto_topic_creation = auto_create;
     }
     request
 }
 
-/// Whether the answer fits the question and says something.
-fn check(response: &MetadataResponse, want: &Want) -> Result<()> {
+/// Whether the answer fits the question and says something. A `fresh` cluster may have no brokers: Kafka 0.8 knows none, not even
+/// itself, before its first topic.
+fn check(response: &MetadataResponse, want: &Want, fresh: bool) -> Result<()> {
     let code = ErrorCode(response.error_code);
     if !code.is_ok() {
         return Err(Error::broker_code(code, None));
     }
-    if response.brokers.is_empty() {
+    if response.brokers.is_empty() && !fresh {
         return Err(Error::new(ErrorKind::Io, "the broker knows no brokers yet"));
     }
     if let Want::Topics(topics) = want {
@@ -283,11 +310,10 @@ fn check(response: &MetadataResponse, want: &Want) -> Result<()> {
     Ok(())
 }
 
-fn publish(client: &Client, response: &MetadataResponse, want: &Want) -> Arc<Cluster> {
-    let scope = if *want == Want::All { Scope::All } else { Scope::Some };
+fn publish(client: &Client, said: &Said) -> Arc<Cluster> {
     let snapshot = &client.metadata_cache().snapshot;
     let before = Arc::clone(&snapshot.borrow());
-    let next = Arc::new(before.merge(response, scope));
+    let next = Arc::new(before.merge(&said.response, said.scope));
     if let (Some(old), Some(new)) = (before.cluster_id(), next.cluster_id())
         && old != new
     {
@@ -326,8 +352,30 @@ mod tests {
         let response = MetadataResponse::default()
             .with_brokers(vec![MetadataResponseBroker::default()])
             .with_topics(vec![topic]);
-        assert_eq!(check(&response, &Want::topic("a")).unwrap_err().kind(), ErrorKind::Peer);
-        assert!(check(&response, &Want::topic("b")).is_ok());
-        assert!(check(&response, &Want::All).is_ok());
+        assert_eq!(check(&response, &Want::topic("a"), false).unwrap_err().kind(), ErrorKind::Peer);
+        assert!(check(&response, &Want::topic("b"), false).is_ok());
+        assert!(check(&response, &Want::All, false).is_ok());
+    }
+
+    #[test]
+    fn a_cluster_without_brokers_is_taken_from_a_broker_that_never_had_a_topic_only() {
+        let nobody = MetadataResponse::default();
+        assert!(check(&nobody, &Want::Brokers, false).unwrap_err().is_retriable());
+        assert!(check(&nobody, &Want::Brokers, true).is_ok());
+    }
+
+    #[test]
+    fn a_topic_is_asked_for_by_name_only_where_that_does_not_create_it() {
+        let topic = Want::topic("a");
+        let named = |version, auto_create| {
+            build_request(&topic, version, auto_create).topics.is_some_and(|topics| topics.len() == 1)
+        };
+        for version in 0..4 {
+            assert!(!named(version, false) && named(version, true), "version {version}");
+            assert_eq!(asks_for_all(&Want::Brokers, version, true), version == 0);
+        }
+        assert!(named(4, false) && named(12, true));
+        assert_eq!(build_request(&topic, 0, false).topics, Some(Vec::new()));
+        assert_eq!(build_request(&topic, 1, false).topics, None);
     }
 }

@@ -15,7 +15,7 @@ use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::{CommittedOffset, GroupMetadata};
 use crate::producer::engine::Engine;
-use crate::producer::{self, Acks, ProducerConfig, ProducerMetrics, ProducerRecord, Ticket};
+use crate::producer::{self, ProducerConfig, ProducerMetrics, ProducerRecord, Ticket};
 use crate::transactions::{EndTxnAnswer, PreparedTransaction, TransactionVersion};
 
 pub(crate) use link::{FENCED, Link};
@@ -60,8 +60,8 @@ impl TransactionConfig {
                 self.timeout
             )));
         }
-        if self.producer.acks != Acks::All || !self.producer.idempotent {
-            return Err(Error::misuse("transactions need acks = All and idempotent = true"));
+        if !self.producer.is_idempotent() {
+            return Err(Error::misuse("transactions need acks = All and idempotence that is not Off"));
         }
         Ok(())
     }
@@ -338,7 +338,7 @@ impl TransactionalProducer {
     /// What it did so far.
     #[must_use]
     pub fn metrics(&self) -> ProducerMetrics {
-        self.engine.counts.snapshot(self.engine.budget.used())
+        self.engine.counts.snapshot(self.engine.budget.used(), self.engine.idempotent())
     }
 
     async fn end(&mut self, commit: bool) -> Result<()> {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use milena::{
-    Acks, Client, ErrorCode, ErrorKind, Isolation, Producer, ProducerConfig, ProducerRecord, Ticket,
+    Acks, Client, ErrorCode, ErrorKind, Idempotence, Isolation, Producer, ProducerConfig, ProducerRecord,
+    Ticket,
 };
 use milena_testkit::broker::{BrokerConfig, Fault};
 use milena_testkit::listen::EmbeddedBroker;
@@ -267,8 +268,13 @@ async fn a_producer_that_was_dropped_still_delivers() {
 #[tokio::test]
 async fn idempotence_is_asked_for_once_and_only_when_wanted() {
     let (broker, client) = broker(1).await;
-    for (acks, idempotent) in [(Acks::All, false), (Acks::Leader, true), (Acks::None, true)] {
-        let plain = producer(&client, |config| (config.acks, config.idempotent) = (acks, idempotent));
+    let plain = [
+        (Acks::All, Idempotence::Off),
+        (Acks::Leader, Idempotence::WhenPossible),
+        (Acks::None, Idempotence::WhenPossible),
+    ];
+    for (acks, idempotence) in plain {
+        let plain = producer(&client, |config| (config.acks, config.idempotence) = (acks, idempotence));
         broker.faults().on(INIT_PRODUCER_ID, Fault::Silence, 1);
         send(&plain, 0, "x").await.await.unwrap();
         assert_eq!(broker.faults().unused().len(), 1, "{acks:?}");

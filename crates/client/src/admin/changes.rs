@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{Admin, NewTopic, note, text};
 use crate::call::{CallOptions, Target};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::Want;
 
 /// Outcomes by topic.
@@ -62,7 +62,8 @@ impl Admin {
     /// a refusal keeps the broker's own text.
     ///
     /// # Errors
-    /// What concerns the request as a whole, after retries until `api_timeout`.
+    /// What concerns the request as a whole, after retries until `api_timeout`. Unsupported on brokers before 0.10.1, which create topics when
+    /// they are first asked for: see [`auto_create_topics`](crate::ClientConfig::auto_create_topics).
     ///
     /// # Cancellation
     /// The topics may be created all the same.
@@ -135,6 +136,12 @@ impl Admin {
                         return Err(error.with_topic(*missing));
                     }
                 }
+                Err(error) if error.kind() == ErrorKind::Unsupported => {
+                    return Err(match change {
+                        Change::Create { .. } => error.with_remedy(AUTO_CREATION),
+                        _ => error,
+                    });
+                }
                 Err(error) => {
                     maybe_applied |= error.maybe_applied();
                     again.extend(pending.iter().map(|name| ((*name).to_owned(), error.clone())));
@@ -203,6 +210,10 @@ impl Admin {
         }
     }
 }
+
+/// How topics come to be on brokers that have no CreateTopics.
+const AUTO_CREATION: &str = "brokers before 0.10.1 create a topic when it is first asked for, with their default number of partitions \
+    (auto.create.topics.enable): set auto_create_topics and write to it, or use the tools that came with the broker";
 
 /// Whether a change of a topic shall be tried again after this code. UNKNOWN_TOPIC_OR_PARTITION is retriable for
 /// readers, but to a change the controller's word is final.

@@ -24,7 +24,9 @@ pub enum OffsetSpec {
     Earliest,
     /// The end of the log: the high watermark, or the last stable offset under read_committed.
     Latest,
-    /// The first record with this time or a later one, in milliseconds since 1970.
+    /// The first record with this time or a later one, in milliseconds since 1970. Brokers before 0.10.1 know only when a segment of the
+    /// log was last written: they name the start of the last segment that ends before this time, or of the log. That is never
+    /// after the record and may be long before it.
     Timestamp(i64),
     /// The record with the latest time (KIP-734, brokers since 3.0).
     MaxTimestamp,
@@ -150,11 +152,8 @@ impl Fetcher {
     ) -> Result<Vec<(TopicPartition, Listed)>> {
         let newest = wanted.iter().any(|(_, spec)| *spec == OffsetSpec::MaxTimestamp);
         let options = CallOptions {
-            min_version: if newest {
-                Some(MAX_TIMESTAMP_VERSION)
-            } else {
-                (isolation == Isolation::ReadCommitted).then_some(ISOLATION_VERSION)
-            },
+            // Brokers without an isolation level have no transactions: there the two ends of the log are one.
+            min_version: newest.then_some(MAX_TIMESTAMP_VERSION),
             ..CallOptions::until(deadline)
         };
         let answer = self
@@ -164,11 +163,41 @@ impl Fetcher {
             })
             .await?;
         let broker = answer.broker;
-        let listed = read_answer(&answer.response, wanted)
+        let mut listed = read_answer(&answer.response, wanted)
             .map_err(|error| error.with_broker(Arc::clone(&broker)).with_api("ListOffsets"))?;
+        if answer.version < EXACT_TIME_VERSION {
+            let before = before_all_segments(&listed, wanted);
+            if !before.is_empty() {
+                // The box ends the recursion of futures; what is asked for now has an answer in every version.
+                let starts = Box::pin(self.list_from_leader(leader, &before, isolation, cluster, deadline));
+                let mut starts: HashMap<TopicPartition, Listed> = starts.await?.into_iter().collect();
+                for (tp, listed) in &mut listed {
+                    if let Some(start) = starts.remove(tp) {
+                        *listed = start;
+                    }
+                }
+            }
+        }
         let named = |error: Error| error.with_broker(Arc::clone(&broker)).with_api("ListOffsets");
         Ok(listed.into_iter().map(|(tp, listed)| (tp, listed.map_err(named))).collect())
     }
+}
+
+/// The first version that finds a record by its time; before it there are segments only.
+const EXACT_TIME_VERSION: i16 = 1;
+
+/// The partitions whose time lies before the end of their first segment. The broker names no offset for those, which must not be
+/// mistaken for "no record at or after that time": the answer is the start of the log.
+fn before_all_segments(
+    listed: &[(TopicPartition, Listed)],
+    wanted: &[(TopicPartition, OffsetSpec)],
+) -> Vec<(TopicPartition, OffsetSpec)> {
+    let by_time = |tp: &TopicPartition| {
+        wanted.iter().any(|(asked, spec)| asked == tp && matches!(spec, OffsetSpec::Timestamp(_)))
+    };
+    let nothing = |listed: &Listed| listed.as_ref().is_ok_and(|listed| listed.offset.is_none());
+    let found = listed.iter().filter(|(tp, listed)| nothing(listed) && by_time(tp));
+    found.map(|(tp, _)| (tp.clone(), OffsetSpec::Earliest)).collect()
 }
 
 /// The first version with an isolation level.

@@ -31,6 +31,19 @@ impl Acks {
     }
 }
 
+/// Whether a record that is sent again because an answer was lost is written once only, and in order (KIP-98).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Idempotence {
+    /// No. A repeat can write records twice, and with more than one request in flight change their order.
+    Off,
+    /// Where brokers can: since 0.11. On older ones the producer warns once, sends one batch of a partition at a time, which keeps the
+    /// order, and a repeat can write records twice; [`Producer::is_idempotent`](crate::Producer::is_idempotent) tells. The default.
+    #[default]
+    WhenPossible,
+    /// Yes; a broker that cannot is an error of kind [`Unsupported`](crate::ErrorKind::Unsupported).
+    Required,
+}
+
 /// What a custom [`Partitioner`] sees of a record.
 #[derive(Clone, Copy, Debug)]
 pub struct Partitioning<'a> {
@@ -90,15 +103,17 @@ impl fmt::Debug for Partitioner {
 pub struct ProducerConfig {
     /// When a record counts as written. Default [`Acks::All`].
     pub acks: Acks,
-    /// Whether a record that is sent again because an answer was lost is written once only, and in order (KIP-98). Needs
-    /// [`Acks::All`]; with other acks it is off whatever this says. Default `true`. Kafka: `enable.idempotence`.
-    pub idempotent: bool,
+    /// Whether a record that is sent again because an answer was lost is written once only, and in order. Needs [`Acks::All`]; with
+    /// other acks it is off unless it is required, which is an error then. Default [`Idempotence::WhenPossible`]. Kafka:
+    /// `enable.idempotence`; `true` is [`Idempotence::Required`].
+    pub idempotence: Idempotence,
     /// How long a batch waits for more records once it has one. Default 5 ms. Kafka: `linger.ms`.
     pub linger: Duration,
     /// How large a batch may grow, in bytes before compression, its header included. A larger record gets a batch of its
     /// own. Default 256 KiB; at most `max_request_size` is useful. Kafka: `batch.size`.
     pub batch_size: usize,
-    /// The codec. Default none. Kafka: `compression.type`.
+    /// The codec. Default none. Brokers before 2.1 cannot store zstd: records fail with
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) there. Kafka: `compression.type`.
     pub compression: Compression,
     /// The codec's level; `None`, the default, is the codec's own. Kafka: `compression.gzip.level` and so on.
     pub compression_level: Option<i32>,
@@ -126,7 +141,7 @@ impl Default for ProducerConfig {
     fn default() -> Self {
         Self {
             acks: Acks::All,
-            idempotent: true,
+            idempotence: Idempotence::default(),
             linger: Duration::from_millis(5),
             batch_size: 256 * 1024,
             compression: Compression::None,
@@ -169,10 +184,13 @@ impl ProducerConfig {
         if self.linger >= self.delivery_timeout {
             return Err(Error::misuse("linger is not below delivery_timeout"));
         }
+        if self.idempotence == Idempotence::Required && self.acks != Acks::All {
+            return Err(Error::misuse("idempotence is required, and acks is not All"));
+        }
         let most = if self.is_idempotent() { 5 } else { 1000 };
         if self.max_in_flight == 0 || self.max_in_flight > most {
             return Err(Error::misuse(format!("max_in_flight must be from 1 to {most}")).with_remedy(
-                "a broker remembers the last five batches of a producer; more need idempotent = false",
+                "a broker remembers the last five batches of a producer; more need idempotence = Off",
             ));
         }
         self.compression
@@ -181,10 +199,10 @@ impl ProducerConfig {
         Ok(())
     }
 
-    /// Whether batches carry a producer id.
+    /// Whether batches shall carry a producer id, if brokers can take it.
     #[must_use]
     pub fn is_idempotent(&self) -> bool {
-        self.idempotent && self.acks == Acks::All
+        self.idempotence != Idempotence::Off && self.acks == Acks::All
     }
 }
 
@@ -217,5 +235,7 @@ mod tests {
         let leader = ProducerConfig { acks: Acks::Leader, max_in_flight: 50, ..ProducerConfig::default() };
         leader.validate().unwrap();
         assert!(!leader.is_idempotent());
+        let contradiction = ProducerConfig { idempotence: Idempotence::Required, ..leader };
+        assert!(contradiction.validate().is_err());
     }
 }

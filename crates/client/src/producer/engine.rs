@@ -11,7 +11,7 @@
 //! closed, or dropped and everything it took is settled.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,8 @@ pub(crate) struct Engine {
     /// Set to `true` when the tasks have to end.
     pub(crate) ended: watch::Sender<bool>,
     limits: Limits,
+    /// Set once, when the brokers turn out not to know producer ids.
+    without_idempotence: AtomicBool,
     gate: AtomicU8,
     lanes: Mutex<HashMap<BrokerId, Arc<LaneQueue>>>,
     identity: Mutex<Option<Identity>>,
@@ -99,6 +101,7 @@ impl Engine {
             topics: RwLock::default(),
             counts: Counts::default(),
             ended: watch::Sender::new(false),
+            without_idempotence: AtomicBool::new(false),
             gate: AtomicU8::new(OPEN),
             lanes: Mutex::default(),
             identity: Mutex::default(),
@@ -282,6 +285,28 @@ impl Engine {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity);
     }
 
+    /// Whether batches carry a producer id; `None` while nobody knows.
+    pub(crate) fn idempotent(&self) -> Option<bool> {
+        if !self.limits.idempotent || self.without_idempotence.load(Ordering::Acquire) {
+            return Some(false);
+        }
+        self.identity().map(|_| true)
+    }
+
+    /// The brokers know no producer ids: batches go out without, one of a partition at a time.
+    pub(crate) fn go_without_idempotence(&self, cause: &Error) {
+        if self.without_idempotence.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::warn!(
+            %cause,
+            "the producer works WITHOUT idempotence, which needs Kafka 0.11: a record whose acknowledgement is lost may be written twice"
+        );
+        for slot in self.slots() {
+            slot.state().batches.give_up_idempotence();
+        }
+    }
+
     /// Time, by the runtime's clock (which tests can stop).
     pub(crate) fn now(&self) -> Instant {
         tokio::time::Instant::now().into_std()
@@ -310,7 +335,12 @@ impl Engine {
 
     pub(crate) fn take_over(&self, topic: &milena_core::cluster::Topic) {
         let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
-        topics.learn(topic, self.limits, self.client.seed());
+        // Read under the lock: a partition is either made with the limits of the moment, or found by who changes them.
+        let limits = match self.without_idempotence.load(Ordering::Acquire) {
+            true => self.limits.without_idempotence(),
+            false => self.limits,
+        };
+        topics.learn(topic, limits, self.client.seed());
     }
 
     /// Whether a partition exists, after [`learn`](Self::learn).

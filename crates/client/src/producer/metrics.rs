@@ -23,6 +23,8 @@ pub struct ProducerMetrics {
     pub epochs: u64,
     /// Bytes of `buffer_memory` in use now.
     pub buffered_bytes: u64,
+    /// Whether batches carry a producer id, so that a repeat writes nothing twice; `None` until the first batch.
+    pub idempotent: Option<bool>,
 }
 
 /// The counters behind [`ProducerMetrics`]. Written once a batch or a request.
@@ -65,7 +67,7 @@ impl Counts {
         self.epochs.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn snapshot(&self, buffered: usize) -> ProducerMetrics {
+    pub(crate) fn snapshot(&self, buffered: usize, idempotent: Option<bool>) -> ProducerMetrics {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         ProducerMetrics {
             records: read(&self.records),
@@ -77,6 +79,7 @@ impl Counts {
             splits: read(&self.splits),
             epochs: read(&self.epochs),
             buffered_bytes: buffered as u64,
+            idempotent,
         }
     }
 }

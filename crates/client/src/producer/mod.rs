@@ -19,13 +19,14 @@ use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use engine::{Engine, Refusal};
 
-pub use config::{Acks, Partitioner, Partitioning, ProducerConfig};
+pub use config::{Acks, Idempotence, Partitioner, Partitioning, ProducerConfig};
 pub use metrics::ProducerMetrics;
 pub use record::{ProducerRecord, RecordMetadata};
 pub use ticket::Ticket;
 
 /// Writes records to topics. Idempotent unless told otherwise: a record is written once and in order, also when answers are lost and
-/// leaders move.
+/// leaders move. (Brokers before 0.11 cannot do that: there records stay in order, and a lost answer may write some twice; see
+/// [`Idempotence`]. They store no headers either: a record that has some fails.)
 ///
 /// Clones share everything. Records are encoded where [`send`](Self::send) is called, straight into their partition's open batch; one task a
 /// leader broker sends the batches. When the last clone is dropped, what was taken goes on being delivered in the background for
@@ -135,10 +136,18 @@ impl Producer {
         self.handle.0.finish(timeout).await
     }
 
+    /// Whether a record is written once only, whatever is lost on the way; `None` until the brokers were asked, which is at the first
+    /// record. `Some(false)` when that is [off](Idempotence::Off), or when the brokers are older than 0.11.
+    #[must_use]
+    pub fn is_idempotent(&self) -> Option<bool> {
+        self.handle.0.idempotent()
+    }
+
     /// What it did so far.
     #[must_use]
     pub fn metrics(&self) -> ProducerMetrics {
-        self.handle.0.counts.snapshot(self.handle.0.budget.used())
+        let engine = &self.handle.0;
+        engine.counts.snapshot(engine.budget.used(), engine.idempotent())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::config::{Acks, Partitioner, ProducerConfig};
+use super::config::{Acks, Idempotence, Partitioner, ProducerConfig};
 use crate::error::{Error, Result};
 use crate::protocol::compression::Compression;
 
@@ -42,7 +42,12 @@ impl ProducerConfig {
                         _ => return Err(unreadable(name, value, "0, 1 or all")),
                     }
                 }
-                "enable.idempotence" => config.idempotent = read(name, value, "true or false")?,
+                "enable.idempotence" => {
+                    config.idempotence = match read(name, value, "true or false")? {
+                        true => Idempotence::Required,
+                        false => Idempotence::Off,
+                    }
+                }
                 "linger.ms" => config.linger = millis(name, value)?,
                 "batch.size" => config.batch_size = read(name, value, "a number of bytes")?,
                 "buffer.memory" => config.buffer_memory = read(name, value, "a number of bytes")?,
@@ -105,6 +110,14 @@ mod tests {
         assert_eq!((config.compression, config.compression_level), (Compression::Zstd, Some(7)));
         assert_eq!(config.linger, Duration::from_millis(20));
         assert!(unknown.is_empty());
+    }
+
+    #[test]
+    fn idempotence_that_is_asked_for_is_required() {
+        let read =
+            |value| ProducerConfig::from_properties([("enable.idempotence", value)]).unwrap().0.idempotence;
+        assert_eq!((read("true"), read("false")), (Idempotence::Required, Idempotence::Off));
+        assert_eq!(ProducerConfig::default().idempotence, Idempotence::WhenPossible);
     }
 
     #[test]

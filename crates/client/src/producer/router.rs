@@ -11,9 +11,11 @@ use milena_protocol::error_code::ErrorCode;
 use milena_protocol::types::BrokerId;
 use tokio::sync::Notify;
 
+use super::config::Idempotence;
 use super::engine::Engine;
 use super::slot::Slot;
 use crate::error::{Error, ErrorKind};
+use crate::generation::release_of;
 use crate::metadata::Want;
 use crate::transaction::{FENCED, init_producer_id, is_fenced};
 
@@ -122,7 +124,7 @@ impl Router {
     /// Makes sure that there is an identity, and a new one if a partition lost a sequence under the present one.
     async fn identify(&mut self, due: &[Parked]) -> Result<(), Error> {
         let engine = &self.engine;
-        if !engine.config.is_idempotent() || engine.link.is_some() {
+        if engine.idempotent() == Some(false) || engine.link.is_some() {
             return Ok(());
         }
         let present = engine.identity();
@@ -141,19 +143,34 @@ impl Router {
                 engine.set_identity(identity);
                 Ok(())
             }
+            Err(error) if error.kind() == ErrorKind::Unsupported && present.is_none() => {
+                if engine.config.idempotence != Idempotence::Required {
+                    engine.go_without_idempotence(&error);
+                    return Ok(());
+                }
+                let error = self.refused_idempotence(error).await;
+                engine.fail_for_good(error.clone());
+                Err(error)
+            }
             Err(error) => {
-                let error = match error.kind() {
-                    ErrorKind::Unsupported => {
-                        error.with_remedy("set idempotent = false for brokers before 0.11")
-                    }
-                    _ => error,
-                };
                 if !error.is_retriable() {
                     engine.fail_for_good(error.clone());
                 }
                 Err(error)
             }
         }
+    }
+
+    /// The error of a producer that needs idempotence where there is none.
+    async fn refused_idempotence(&self, error: Error) -> Error {
+        let deadline = tokio::time::Instant::now() + LOOK;
+        let age = match self.engine.client.any_versions(deadline).await {
+            Ok(versions) => format!("a broker of Kafka {}", release_of(&versions)),
+            Err(_) => "a broker before Kafka 0.11".to_owned(),
+        };
+        error.with_remedy(format!(
+            "idempotence is required and this is {age}: set idempotence = WhenPossible to go without, or use Kafka 0.11 or later"
+        ))
     }
 
     /// Gives partitions to the lanes of their leaders, after adding them to the transaction.

@@ -44,6 +44,14 @@ pub struct Limits {
     pub delivery_timeout: Duration,
 }
 
+impl Limits {
+    /// The limits at brokers that cannot do idempotence: one batch in flight, so that a repeated one does not change the order.
+    #[must_use]
+    pub fn without_idempotence(self) -> Self {
+        Self { idempotent: false, max_in_flight: 1, ..self }
+    }
+}
+
 /// A record to append. Times are in ms since 1970.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
@@ -562,6 +570,12 @@ impl<C: Clone> Accumulator<C> {
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.stopped
+    }
+
+    /// The broker cannot do idempotence: batches are not stamped from now on, and go out one after the other, which keeps their order
+    /// when one is repeated. To be called before anything was stamped.
+    pub fn give_up_idempotence(&mut self) {
+        self.limits = self.limits.without_idempotence();
     }
 
     /// Ends the effect of [`stop`](Self::stop).
