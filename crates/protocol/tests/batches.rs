@@ -80,7 +80,11 @@ fn read_all(bytes: Bytes) -> milena_protocol::Result<usize> {
         let records = batch.records_capped(1 << 20)?;
         for record in &records {
             let record = record?;
-            assert!(record.offset >= batch.base_offset() && record.offset <= batch.last_offset());
+            // Only a wrapper of the older formats has records before its base offset.
+            assert!(record.offset >= batch.base_offset() || batch.magic() < 2);
+            assert!(
+                record.offset <= batch.last_offset() || batch.last_offset() == Offset(0) && batch.magic() < 2
+            );
             let owned = records.own(&record);
             assert_eq!(owned.headers.len(), record.headers.len());
             count += 1;
@@ -362,12 +366,9 @@ fn a_header_that_contradicts_itself_is_refused() {
     assert_eq!(refused(23, &(-1i32).to_be_bytes()), malformed("last_offset_delta"));
     assert_eq!(refused(57, &(-1i32).to_be_bytes()), malformed("record_count"));
     assert_eq!(refused(57, &3i32.to_be_bytes()), malformed("record_count"));
-    assert_eq!(refused(16, &[0]), (ErrorKind::Unsupported, Some("magic")));
-    assert_eq!(refused(16, &[1]), (ErrorKind::Unsupported, Some("magic")));
     assert_eq!(refused(16, &[3]), (ErrorKind::Unsupported, Some("magic")));
+    assert_eq!(refused(16, &[0xff]), (ErrorKind::Unsupported, Some("magic")));
     assert_eq!(refused(22, &[5]), (ErrorKind::Unsupported, Some("attributes")));
-    let old = RecordBatch::parse(&mut golden_with(&[(16, &[1])])).unwrap_err().to_string();
-    assert!(old.contains("message set of format 1"), "{old}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::control::ControlRecord;
 use super::iter::{Frame, Records};
 use super::layout::{self, HEADER_LEN, PREFIX_LEN, attributes, bytes_at};
+use super::message_set;
 use crate::compression::{self, Compression, DEFAULT_MAX_DECOMPRESSED};
 use crate::error::{ErrorKind, ProtocolError, Result};
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
@@ -19,17 +20,24 @@ pub enum TimestampType {
     LogAppendTime,
 }
 
-/// One batch of records in Kafka's format 2 (magic 2, KIP-98): its bytes, and its header, checked and parsed.
+/// One batch of records: its bytes, and its header, checked and parsed.
+///
+/// That is a batch of Kafka's format 2 (magic 2, KIP-98), or one message of a set of format 0 or 1, which counts as a
+/// batch of its own. A message that wraps compressed ones is a batch of those. What a format does not have is absent:
+/// see the methods.
 ///
 /// Nothing of the records is read until [`records`](Self::records). Cloning shares the bytes.
 #[derive(Clone)]
 pub struct RecordBatch {
     bytes: Bytes,
     header: Header,
+    /// Whether messages inside a wrapper are held against their own checksums.
+    inner_crcs: bool,
 }
 
 #[derive(Clone, Copy)]
 pub(super) struct Header {
+    pub(super) magic: u8,
     pub(super) base_offset: i64,
     pub(super) leader_epoch: i32,
     pub(super) crc: u32,
@@ -47,28 +55,24 @@ pub(super) struct Header {
 /// How many bytes the first batch of some bytes takes, or `None` if they end before its end.
 fn measure(bytes: &[u8]) -> Result<Option<usize>> {
     let Some(&magic) = bytes.get(layout::MAGIC_AT) else { return Ok(None) };
-    match magic {
-        layout::MAGIC => {}
-        0 | 1 => {
-            return Err(ProtocolError::unsupported(format!(
-                "these records are a message set of format {magic} (written before Kafka 0.11), which is not read here"
-            ))
-            .with_field("magic")
-            .with_at(layout::MAGIC_AT));
-        }
+    let least = match magic {
+        layout::MAGIC => HEADER_LEN,
+        0 | 1 => message_set::least_len(magic),
         other => {
             return Err(ProtocolError::unsupported(format!("unknown record batch format {other}"))
                 .with_field("magic")
                 .with_at(layout::MAGIC_AT));
         }
-    }
+    };
     let length = i32::from_be_bytes(bytes_at(bytes, &layout::LENGTH)?);
     let whole = usize::try_from(length).ok().and_then(|length| length.checked_add(PREFIX_LEN));
     match whole {
-        Some(whole) if whole >= HEADER_LEN => Ok((whole <= bytes.len()).then_some(whole)),
-        _ => Err(ProtocolError::malformed(format!("a batch length of {length} cannot hold a batch header"))
-            .with_field("batch_length")
-            .with_at(layout::LENGTH.start)),
+        Some(whole) if whole >= least => Ok((whole <= bytes.len()).then_some(whole)),
+        _ => Err(ProtocolError::malformed(format!(
+            "a batch length of {length} cannot hold a batch of format {magic}"
+        ))
+        .with_field("batch_length")
+        .with_at(layout::LENGTH.start)),
     }
 }
 
@@ -81,7 +85,15 @@ fn malformed(
 }
 
 impl Header {
+    /// `bytes` begin with a whole batch, which [`measure`] has found.
     fn parse(bytes: &[u8]) -> Result<Self> {
+        match bytes.get(layout::MAGIC_AT) {
+            Some(&magic) if magic < layout::MAGIC => message_set::header(bytes, magic),
+            _ => Self::parse_batch(bytes),
+        }
+    }
+
+    fn parse_batch(bytes: &[u8]) -> Result<Self> {
         let attributes = i16::from_be_bytes(bytes_at(bytes, &layout::ATTRIBUTES)?);
         let compression = Compression::from_attributes(attributes)
             .map_err(|error| error.with_field("attributes").with_at(layout::ATTRIBUTES.start))?;
@@ -111,6 +123,7 @@ impl Header {
             ));
         }
         Ok(Self {
+            magic: layout::MAGIC,
             base_offset,
             leader_epoch: i32::from_be_bytes(bytes_at(bytes, &layout::LEADER_EPOCH)?),
             crc: u32::from_be_bytes(bytes_at(bytes, &layout::CRC)?),
@@ -135,13 +148,13 @@ impl RecordBatch {
     /// see [`verify_crc`](Self::verify_crc).
     ///
     /// # Errors
-    /// `Unsupported` for another format than 2 (0 and 1 are message sets) or an unknown codec, `Malformed` for a
-    /// header that contradicts itself. The bytes are left as they were.
+    /// `Unsupported` for another format than 0, 1 and 2, an unknown codec, or one that the format does not have;
+    /// `Malformed` for a header that contradicts itself. The bytes are left as they were.
     pub fn parse(bytes: &mut Bytes) -> Result<Option<Self>> {
         match measure(bytes)? {
             Some(whole) => {
                 let header = Header::parse(bytes)?;
-                Ok(Some(Self { bytes: bytes.split_to(whole), header }))
+                Ok(Some(Self { bytes: bytes.split_to(whole), header, inner_crcs: true }))
             }
             None => {
                 bytes.advance(bytes.len());
@@ -162,7 +175,17 @@ impl RecordBatch {
         self.bytes.len()
     }
 
+    /// The format: 0 and 1 for messages of brokers before 0.11, 2 for record batches.
+    #[must_use]
+    pub fn magic(&self) -> i8 {
+        // Only 0, 1 and 2 are parsed.
+        self.header.magic as i8
+    }
+
     /// The offset of the first record the batch was written with. Compaction may have removed that record.
+    ///
+    /// A message of formats 0 and 1 has one offset. That of a wrapper is its last record's, since where the first one
+    /// lies is known only inside: so this is [`last_offset`](Self::last_offset), and records may lie before it.
     #[must_use]
     pub fn base_offset(&self) -> Offset {
         Offset(self.header.base_offset)
@@ -180,13 +203,16 @@ impl RecordBatch {
         self.last_offset() + 1
     }
 
-    /// The epoch of the leader that appended the batch; `None` where the broker did not set it.
+    /// The epoch of the leader that appended the batch; `None` where the broker did not set it, and in formats 0
+    /// and 1.
     #[must_use]
     pub fn leader_epoch(&self) -> Option<LeaderEpoch> {
         (self.header.leader_epoch >= 0).then_some(LeaderEpoch(self.header.leader_epoch))
     }
 
     /// How many records the header promises. 0 is legal: compaction keeps the header of an emptied batch.
+    ///
+    /// 1 in formats 0 and 1: a wrapper does not say how many it holds, but [`Records::count`] does.
     #[must_use]
     pub fn record_count(&self) -> u32 {
         self.header.record_count
@@ -200,13 +226,13 @@ impl RecordBatch {
     }
 
     /// The largest time of the records in milliseconds since 1970; with [`TimestampType::LogAppendTime`] the time
-    /// of each of them. -1 if they have none.
+    /// of each of them. -1 if they have none, as in format 0.
     #[must_use]
     pub fn max_timestamp(&self) -> i64 {
         self.header.max_timestamp
     }
 
-    /// Who set the records' times.
+    /// Who set the records' times. [`TimestampType::CreateTime`] in format 0, which has none.
     #[must_use]
     pub fn timestamp_type(&self) -> TimestampType {
         if self.has(attributes::LOG_APPEND_TIME) {
@@ -240,7 +266,7 @@ impl RecordBatch {
         self.has(attributes::DELETE_HORIZON)
     }
 
-    /// The producer that wrote the batch; `None` for one without idempotence.
+    /// The producer that wrote the batch; `None` for one without idempotence, and in formats 0 and 1.
     #[must_use]
     pub fn producer_id(&self) -> Option<ProducerId> {
         (self.header.producer_id >= 0).then_some(ProducerId(self.header.producer_id))
@@ -258,12 +284,27 @@ impl RecordBatch {
         (self.header.base_sequence >= 0).then_some(Sequence(self.header.base_sequence))
     }
 
-    /// Verifies the checksum (CRC-32C) over everything but offset, length and leader epoch.
+    /// The checksum as the batch states it.
+    #[must_use]
+    pub fn stated_crc(&self) -> u32 {
+        self.header.crc
+    }
+
+    /// Verifies the checksum: in format 2 CRC-32C over everything but offset, length and leader epoch, in formats 0
+    /// and 1 CRC-32 over everything but offset and size.
+    ///
+    /// The messages in a wrapper have checksums too, which this does not look at. They are verified as the records are
+    /// read, unless [`skip_inner_crcs`](Self::skip_inner_crcs) was called.
     ///
     /// # Errors
     /// `Crc` if the batch was damaged.
     pub fn verify_crc(&self) -> Result<()> {
-        let computed = crc32c::crc32c(self.bytes.get(layout::CRC_FROM..).unwrap_or_default());
+        let (computed, at) = if self.header.magic == layout::MAGIC {
+            (crc32c::crc32c(self.bytes.get(layout::CRC_FROM..).unwrap_or_default()), layout::CRC.start)
+        } else {
+            let covered = self.bytes.get(message_set::CRC_FROM..).unwrap_or_default();
+            (message_set::checksum(covered), message_set::CRC.start)
+        };
         if computed == self.header.crc {
             return Ok(());
         }
@@ -275,7 +316,13 @@ impl RecordBatch {
             ),
         )
         .with_field("crc")
-        .with_at(layout::CRC.start))
+        .with_at(at))
+    }
+
+    /// Leaves the checksums of messages inside a wrapper of formats 0 and 1 unverified, for readers that verify none
+    /// (Java's `check.crcs=false`).
+    pub fn skip_inner_crcs(&mut self) {
+        self.inner_crcs = false;
     }
 
     /// What the batch says if it is a control batch; `None` for a batch of users' records, and for a control
@@ -298,7 +345,8 @@ impl RecordBatch {
     /// too: skip them by [`is_control`](Self::is_control).
     ///
     /// # Errors
-    /// `Codec` if they do not decompress, `TooLarge` if they decompress to more.
+    /// `Codec` if they do not decompress, `TooLarge` if they decompress to more; `Malformed` for a wrapper without
+    /// messages, or whose messages do not fit its offset.
     pub fn records(&self) -> Result<Records> {
         self.records_capped(DEFAULT_MAX_DECOMPRESSED)
     }
@@ -309,6 +357,9 @@ impl RecordBatch {
     /// # Errors
     /// As [`records`](Self::records).
     pub fn records_capped(&self, max: usize) -> Result<Records> {
+        if self.header.magic != layout::MAGIC {
+            return message_set::records(&self.bytes, &self.header, self.inner_crcs, max);
+        }
         let body = self.bytes.slice(HEADER_LEN.min(self.bytes.len())..);
         let buffer = match self.header.compression {
             Compression::None => body,
@@ -327,6 +378,7 @@ impl RecordBatch {
 impl fmt::Debug for RecordBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RecordBatch")
+            .field("magic", &self.header.magic)
             .field("base_offset", &self.header.base_offset)
             .field("last_offset", &self.last_offset().0)
             .field("record_count", &self.header.record_count)
@@ -339,7 +391,8 @@ impl fmt::Debug for RecordBatch {
     }
 }
 
-/// The batches that lie one after another in some bytes, as a Fetch answers them. See [`Batches`].
+/// The batches that lie one after another in some bytes, as a Fetch answers them, in any mix of formats. See
+/// [`Batches`].
 #[must_use]
 pub fn batches(bytes: Bytes) -> Batches {
     Batches { rest: bytes }

@@ -128,7 +128,7 @@ impl fmt::Debug for FrozenBatch {
 /// does not cover.
 ///
 /// # Errors
-/// `Truncated` if the bytes are shorter than a batch header.
+/// `Truncated` if the bytes are shorter than a batch header, `Unsupported` if they are of another format than 2.
 pub fn set_base_offset(batch: &mut [u8], offset: Offset, leader_epoch: LeaderEpoch) -> Result<()> {
     whole_header(batch)?;
     layout::put(batch, &layout::BASE_OFFSET, &offset.0.to_be_bytes());
@@ -141,7 +141,7 @@ pub fn set_base_offset(batch: &mut [u8], offset: Offset, leader_epoch: LeaderEpo
 /// `batch` is exactly one batch.
 ///
 /// # Errors
-/// `Truncated` if the bytes are shorter than a batch header.
+/// `Truncated` if the bytes are shorter than a batch header, `Unsupported` if they are of another format than 2.
 pub fn set_log_append_time(batch: &mut [u8], timestamp: i64) -> Result<()> {
     whole_header(batch)?;
     let old = i16::from_be_bytes(bytes_at(batch, &layout::ATTRIBUTES)?);
@@ -155,7 +155,7 @@ pub fn set_log_append_time(batch: &mut [u8], timestamp: i64) -> Result<()> {
 /// Rewrites who wrote a batch and where it lies, and the checksum. `batch` is exactly one batch.
 ///
 /// # Errors
-/// `Truncated` if the bytes are shorter than a batch header.
+/// `Truncated` if the bytes are shorter than a batch header, `Unsupported` if they are of another format than 2.
 pub fn set_identity(batch: &mut [u8], identity: &BatchIdentity) -> Result<()> {
     whole_header(batch)?;
     seal(batch, identity);
@@ -165,6 +165,14 @@ pub fn set_identity(batch: &mut [u8], identity: &BatchIdentity) -> Result<()> {
 fn whole_header(batch: &[u8]) -> Result<()> {
     if batch.len() < HEADER_LEN {
         return Err(ProtocolError::truncated("the bytes end inside a batch header").with_at(batch.len()));
+    }
+    // The older formats have other things in these places.
+    if let [magic] = bytes_at(batch, &(layout::MAGIC_AT..layout::MAGIC_AT + 1))?
+        && magic != layout::MAGIC
+    {
+        return Err(ProtocolError::unsupported(format!("a batch of format {magic}, where 2 is expected"))
+            .with_field("magic")
+            .with_at(layout::MAGIC_AT));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The records of one batch, read lazily as borrowed views.
 
 use super::batch::{Header as BatchHeader, TimestampType};
+use super::message_set::{Set, SetIter};
 use super::record::{Headers, OwnedRecord, Record};
 use super::varint::{Fault, Reader};
 use crate::error::{ProtocolError, Result};
@@ -8,7 +9,7 @@ use crate::types::Offset;
 use bytes::Bytes;
 
 /// What the records of a batch share: they carry only their distances from it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Frame {
     base_offset: i64,
     last_offset_delta: u32,
@@ -39,12 +40,18 @@ impl Frame {
 #[derive(Clone, Debug)]
 pub struct Records {
     buffer: Bytes,
+    /// Of no records if they are messages of a set.
     frame: Frame,
+    set: Option<Set>,
 }
 
 impl Records {
     pub(super) fn new(buffer: Bytes, frame: Frame) -> Self {
-        Self { buffer, frame }
+        Self { buffer, frame, set: None }
+    }
+
+    pub(super) fn of_set(buffer: Bytes, set: Set) -> Self {
+        Self { buffer, frame: Frame::default(), set: Some(set) }
     }
 
     /// Reads the records from the first on.
@@ -56,19 +63,20 @@ impl Records {
             left: self.frame.count,
             least_delta: 0,
             frame: self.frame,
+            set: self.set.map(SetIter::new),
         }
     }
 
-    /// The bytes of the records, decompressed.
+    /// The bytes of the records, decompressed. In formats 0 and 1 those are messages with their offsets and sizes.
     #[must_use]
     pub fn buffer(&self) -> &Bytes {
         &self.buffer
     }
 
-    /// How many records the batch promises.
+    /// How many records the batch promises. In formats 0 and 1 they were counted.
     #[must_use]
     pub fn count(&self) -> u32 {
-        self.frame.count
+        self.set.map_or(self.frame.count, |set| set.count())
     }
 
     /// Makes a record of this batch its own owner: key, value and header values become slices of the shared
@@ -112,7 +120,9 @@ impl<'a> IntoIterator for &'a Records {
 /// Reads the records of one batch in order. Ends after an error.
 ///
 /// Checks what Kafka promises: each record takes exactly its stated length, offsets go up and stay within the
-/// batch, there are as many records as the header says, and nothing follows them.
+/// batch, there are as many records as the header says, and nothing follows them; for messages inside a wrapper of
+/// formats 0 and 1 also their checksums. A wrapper at offset 0 may come from a producer that left the offsets to the
+/// broker, so they are given as they stand there, not below 0.
 #[derive(Clone, Debug)]
 pub struct RecordIter<'a> {
     reader: Reader<'a>,
@@ -122,6 +132,9 @@ pub struct RecordIter<'a> {
     /// The smallest offset delta the next record may have.
     least_delta: i64,
     frame: Frame,
+    /// Set for messages of formats 0 and 1; `left` is 0 from the start then, so that a record of format 2 does not
+    /// pay for the question.
+    set: Option<SetIter>,
 }
 
 impl<'a> Iterator for RecordIter<'a> {
@@ -130,7 +143,7 @@ impl<'a> Iterator for RecordIter<'a> {
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.left == 0 {
-            return if self.reader.0.is_empty() { None } else { Some(Err(self.trailing())) };
+            return self.beyond();
         }
         match self.record() {
             Ok(record) => {
@@ -142,6 +155,10 @@ impl<'a> Iterator for RecordIter<'a> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
+        if let Some(set) = &self.set {
+            // Counted, not promised.
+            return (0, Some(set.left() as usize));
+        }
         // Each record takes seven bytes at least, so a false count cannot make a caller reserve much.
         let most = (self.left as usize).min(self.reader.0.len() / 7 + 1);
         (0, Some(most))
@@ -251,6 +268,16 @@ impl<'a> RecordIter<'a> {
             }
         };
         error.with_field(stop.field).with_at(at)
+    }
+
+    /// What comes after the records of format 2: nothing, or bytes that should not be there, or messages.
+    #[inline(never)]
+    fn beyond(&mut self) -> Option<Result<Record<'a>>> {
+        match &mut self.set {
+            Some(set) => set.next(&mut self.reader, self.whole),
+            None if self.reader.0.is_empty() => None,
+            None => Some(Err(self.trailing())),
+        }
     }
 
     #[cold]

@@ -33,6 +33,8 @@ mod control;
 mod frozen;
 mod iter;
 mod layout;
+mod message_set;
+mod message_set_builder;
 mod record;
 mod varint;
 
@@ -42,4 +44,6 @@ pub use control::{ControlKind, ControlRecord, build_control_batch};
 pub use frozen::{FrozenBatch, set_base_offset, set_identity, set_log_append_time};
 pub use iter::{RecordIter, Records};
 pub use layout::{HEADER_LEN, attributes};
+pub use message_set::MessageFormat;
+pub use message_set_builder::{MessageSetBuilder, convert_to_message_set};
 pub use record::{Header, HeaderIter, Headers, OwnedRecord, Record};
