@@ -273,7 +273,7 @@ fn what_an_lz4_frame_may_not_be() {
         bytes[at] = value;
         reason(&bytes)
     };
-    assert!(changed(0, 0x02).contains("begins no frame"), "the legacy format");
+    assert!(changed(0, 0x02).contains("begin no frame"), "the legacy format");
     assert!(changed(4, 0x20).contains("another version"));
     assert!(changed(4, 0x61).contains("dictionary"));
     assert!(changed(5, 0x30).contains("block size"));
@@ -360,7 +360,7 @@ fn a_limit_below_the_content_is_always_told_as_such() {
 #[test]
 fn levels_are_checked() {
     for (codec, fine, wrong) in [
-        (Compression::Gzip, vec![1, 9], vec![0, 10, -1]),
+        (Compression::Gzip, vec![1, 9, -1], vec![0, 10, -2]),
         (Compression::Lz4, vec![1, 17], vec![0, 18]),
         (Compression::Zstd, vec![-131_072, 22], vec![-131_073, 23]),
         (Compression::Snappy, vec![], vec![0, 1]),

@@ -1,23 +1,33 @@
-//! The codecs of record batches, in pure Rust, both ways.
+//! The codecs of record batches and message sets, in pure Rust, both ways.
 //!
 //! | codec | written | read | levels |
 //! |---|---|---|---|
-//! | gzip | one member | any members | 1 to 9, default 6 |
+//! | gzip | one member | any members | 1 to 9, default 6; -1 is the default too |
 //! | snappy | xerial blocks of 32 KiB, as Java | xerial, or one raw block | none |
-//! | lz4 | frame, independent blocks of 64 KiB, no checksums | any frame | 1 to 17, all alike |
+//! | lz4 | frame, independent blocks of 64 KiB, no checksums | any frames | 1 to 17, all alike |
 //! | zstd | one frame | any frames | -131072 to 22, default 3 |
 //!
-//! Decompression never allocates more than the limit it is given and a constant: a bomb is an error. A panic inside
-//! a codec is an error too.
+//! The levels are those of Kafka's `compression.gzip.level`, `compression.lz4.level` and `compression.zstd.level` (KIP-390).
+//! lz4 is compressed in one way only, the fast one, so its levels are accepted and change nothing.
+//!
+//! # Memory
+//! Decompression takes no more than the limit it is given and a constant: a bomb is an error. It takes it at once
+//! where the compressed bytes tell how much they can hold. The state of each codec is kept per thread and used again,
+//! but for states of more than a few MiB, which large windows and high levels of zstd need.
+//!
+//! # Panics
+//! A panic inside a codec is an error of the batch at hand: it is caught, and the codec's state thrown away. (It is
+//! still reported by the panic hook. A program built with `panic = "abort"` ends, as nothing can be caught there.)
 
 mod gzip;
 mod lz4;
+mod output;
 mod snappy;
 mod zstd;
 
+use self::lz4::HeaderSum;
 use crate::error::{ProtocolError, Result};
 use std::fmt;
-use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 
@@ -83,8 +93,8 @@ impl Compression {
         }
     }
 
-    /// Checks a level: gzip 1 to 9, lz4 1 to 17 (accepted as Kafka does; there is one speed), zstd -131072 to 22
-    /// (KIP-390). `None` is always fine.
+    /// Checks a level: gzip 1 to 9 or -1 for its default, lz4 1 to 17 (accepted as Kafka does; there is one speed),
+    /// zstd -131072 to 22 (KIP-390). `None` is always fine.
     ///
     /// # Errors
     /// `Unsupported` for a level outside of the codec's range, or any level for a codec without levels.
@@ -100,7 +110,7 @@ impl Compression {
             Self::Lz4 => 1..=17,
             Self::Zstd => -131_072..=22,
         };
-        if range.contains(&level) {
+        if range.contains(&level) || (self == Self::Gzip && level == -1) {
             return Ok(());
         }
         Err(ProtocolError::unsupported(format!(
@@ -135,6 +145,25 @@ impl FromStr for Compression {
 /// # Errors
 /// `Unsupported` for a level the codec does not have, `Codec` if the codec fails. `out` is unchanged then.
 pub fn compress(codec: Compression, level: Option<i32>, input: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    compress_as(HeaderSum::Standard, codec, level, input, out)
+}
+
+/// [`compress`] for a message set of format 0. It differs in lz4, whose frames get the header checksum that Kafka
+/// before 0.10 wrote, and the only one it accepts (KAFKA-3160, KIP-57).
+///
+/// # Errors
+/// As [`compress`].
+pub fn compress_v0(codec: Compression, level: Option<i32>, input: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    compress_as(HeaderSum::Old, codec, level, input, out)
+}
+
+fn compress_as(
+    sum: HeaderSum,
+    codec: Compression,
+    level: Option<i32>,
+    input: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<()> {
     codec.check_level(level)?;
     let before = out.len();
     let outcome = contained(codec, || match codec {
@@ -144,7 +173,7 @@ pub fn compress(codec: Compression, level: Option<i32>, input: &[u8], out: &mut 
         }
         Compression::Gzip => gzip::compress(level, input, out),
         Compression::Snappy => snappy::compress(input, out),
-        Compression::Lz4 => lz4::compress(input, out),
+        Compression::Lz4 => lz4::compress(sum, input, out),
         Compression::Zstd => zstd::compress(level, input, out),
     });
     if outcome.is_err() {
@@ -158,17 +187,56 @@ pub fn compress(codec: Compression, level: Option<i32>, input: &[u8], out: &mut 
 /// # Errors
 /// `TooLarge` if it holds more than `max` bytes, `Codec` if the codec cannot read it.
 pub fn decompress(codec: Compression, input: &[u8], max: usize) -> Result<Vec<u8>> {
-    contained(codec, || match codec {
-        Compression::None if input.len() > max => Err(too_large(codec, max)),
-        Compression::None => Ok(input.to_vec()),
-        Compression::Gzip => gzip::decompress(input, max),
-        Compression::Snappy => snappy::decompress(input, max),
-        Compression::Lz4 => lz4::decompress(input, max),
-        Compression::Zstd => zstd::decompress(input, max),
-    })
+    decompress_as(HeaderSum::Standard, codec, input, max)
 }
 
-/// Runs a codec; a panic in it becomes an error. What it wrote so far is thrown away by the callers, and contexts
+/// [`decompress`] for a message set of format 0 or 1. It differs in lz4, whose frames may have the header checksum that
+/// Kafka before 0.10 wrote (KAFKA-3160, KIP-57).
+///
+/// # Errors
+/// As [`decompress`].
+pub fn decompress_message_set(codec: Compression, input: &[u8], max: usize) -> Result<Vec<u8>> {
+    decompress_as(HeaderSum::Old, codec, input, max)
+}
+
+/// [`decompress`] into memory that was used before: what `out` holds is replaced. It is empty after an error.
+///
+/// # Errors
+/// As [`decompress`].
+pub fn decompress_into(codec: Compression, input: &[u8], max: usize, out: &mut Vec<u8>) -> Result<()> {
+    into(HeaderSum::Standard, codec, input, max, out)
+}
+
+fn decompress_as(sum: HeaderSum, codec: Compression, input: &[u8], max: usize) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    into(sum, codec, input, max, &mut out)?;
+    // Records are kept for a while, so memory that was taken in vain goes back.
+    if out.capacity() - out.len() > out.len() / 8 + 1024 {
+        out.shrink_to_fit();
+    }
+    Ok(out)
+}
+
+fn into(sum: HeaderSum, codec: Compression, input: &[u8], max: usize, out: &mut Vec<u8>) -> Result<()> {
+    let outcome = contained(codec, || match codec {
+        Compression::None if input.len() > max => Err(too_large(codec, max)),
+        Compression::None => {
+            out.clear();
+            out.extend_from_slice(input);
+            Ok(())
+        }
+        Compression::Gzip => gzip::decompress(input, max, out),
+        Compression::Snappy => snappy::decompress(input, max, out),
+        Compression::Lz4 => lz4::decompress(sum, input, max, out),
+        Compression::Zstd => zstd::decompress(input, max, out),
+    });
+    if outcome.is_err() {
+        out.clear();
+    }
+    outcome
+}
+
+/// Runs a codec; a panic in it becomes an error. What it wrote so far is thrown away by the callers, and states
 /// it keeps are taken out for the time of the call, so that nothing half-written is seen again.
 fn contained<T>(codec: Compression, work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work))
@@ -181,41 +249,19 @@ fn too_large(codec: Compression, max: usize) -> ProtocolError {
 }
 
 #[cold]
+fn cut_short(codec: Compression) -> ProtocolError {
+    failed(codec, "the compressed data is cut short")
+}
+
+#[cold]
 fn failed(codec: Compression, cause: impl fmt::Display) -> ProtocolError {
     ProtocolError::codec(format!("{codec}: {cause}"))
 }
 
-/// Reads a decoder to its end into memory that grows by doubling, but never beyond `max` bytes.
-fn read_capped(
-    codec: Compression,
-    decoder: &mut impl Read,
-    compressed: usize,
-    max: usize,
-) -> Result<Vec<u8>> {
-    const FIRST: usize = 4096;
-    let mut out = Vec::with_capacity(compressed.saturating_mul(4).max(FIRST).min(max));
-    loop {
-        let room = out.capacity().min(max) - out.len().min(max);
-        if room > 0 {
-            let read = decoder
-                .by_ref()
-                .take(room as u64)
-                .read_to_end(&mut out)
-                .map_err(|cause| failed(codec, cause))?;
-            if read < room {
-                return Ok(out);
-            }
-        } else if out.len() >= max {
-            // Full: it has to end here.
-            let mut more = [0u8; 1];
-            return match decoder.read(&mut more) {
-                Ok(0) => Ok(out),
-                Ok(_) => Err(too_large(codec, max)),
-                Err(cause) => Err(failed(codec, cause)),
-            };
-        } else {
-            let target = out.len().saturating_mul(2).max(FIRST).min(max);
-            out.reserve_exact(target - out.len());
-        }
-    }
+/// Takes memory for `more` bytes beyond what the buffer holds, and doubles it if that is more, but never takes it
+/// beyond `max` bytes. For decompressed sizes that cannot be told before.
+fn grow(out: &mut Vec<u8>, more: usize, max: usize) {
+    const LEAST: usize = 4096;
+    let target = out.len().saturating_add(more).max(out.capacity().saturating_mul(2)).max(LEAST).min(max);
+    out.reserve_exact(target.saturating_sub(out.len()));
 }

@@ -3,9 +3,10 @@
 //! The framing: `82 "SNAPPY" 00`, version and least compatible version (i32 each, 1), then blocks: their compressed
 //! length (i32) and a raw Snappy block. Streams may be concatenated, each with its header. Clients in other
 //! languages have written one raw block instead, so that is read as well; the two cannot be confused, since a raw
-//! block that begins like the header would begin with a back reference.
+//! block that begins like the header would begin with a back reference. Nothing may follow the last block.
 
-use super::{Compression, failed, too_large};
+use super::output::Output;
+use super::{Compression, failed};
 use crate::error::Result;
 use std::cell::Cell;
 
@@ -40,25 +41,42 @@ pub(super) fn compress(input: &[u8], out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn decompress(input: &[u8], max: usize) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
-    let Some(mut rest) = strip_header(input)? else {
-        block(input, &mut out, max)?;
-        return Ok(out);
+pub(super) fn decompress(input: &[u8], max: usize, out: &mut Vec<u8>) -> Result<()> {
+    let mut output = Output::new(Compression::Snappy, out, max);
+    let Some(stream) = strip_header(input)? else {
+        block(input, &mut output)?;
+        return output.finish();
     };
-    while let Some((length, behind)) = rest.split_first_chunk::<4>() {
-        if let Some(next) = strip_header(rest)? {
-            rest = next;
-            continue;
-        }
-        let length = u32::from_be_bytes(*length) as usize;
-        let Some((compressed, behind)) = behind.split_at_checked(length) else {
-            return Err(failed(Compression::Snappy, "a block is cut short"));
-        };
-        block(compressed, &mut out, max)?;
-        rest = behind;
+    // A look at the sizes first, so that memory is taken once.
+    let mut size = 0usize;
+    let mut rest = stream;
+    while let Some(compressed) = next_block(&mut rest)? {
+        size = size.saturating_add(block_size(compressed)?);
     }
-    if rest.is_empty() { Ok(out) } else { Err(failed(Compression::Snappy, "a block length is cut short")) }
+    output.expect(size);
+    let mut rest = stream;
+    while let Some(compressed) = next_block(&mut rest)? {
+        block(compressed, &mut output)?;
+    }
+    output.finish()
+}
+
+/// Takes the next block, over the header of another stream if one begins here; `None` at the end.
+fn next_block<'a>(rest: &mut &'a [u8]) -> Result<Option<&'a [u8]>> {
+    while let Some(stream) = strip_header(rest)? {
+        *rest = stream;
+    }
+    let Some((length, behind)) = rest.split_first_chunk() else {
+        return match rest {
+            [] => Ok(None),
+            _ => Err(failed(Compression::Snappy, "a block length is cut short")),
+        };
+    };
+    let Some((block, behind)) = behind.split_at_checked(u32::from_be_bytes(*length) as usize) else {
+        return Err(failed(Compression::Snappy, "a block is cut short"));
+    };
+    *rest = behind;
+    Ok(Some(block))
 }
 
 /// What follows a stream header, or `None` if there is no header.
@@ -74,27 +92,23 @@ fn strip_header(input: &[u8]) -> Result<Option<&[u8]>> {
     }
 }
 
-/// Decompresses one raw block behind what `out` holds.
-fn block(compressed: &[u8], out: &mut Vec<u8>, max: usize) -> Result<()> {
-    let length = snap::raw::decompress_len(compressed).map_err(|cause| failed(Compression::Snappy, cause))?;
-    // The length is the peer's word. The densest element turns 3 bytes into 64, so more cannot come of it.
-    if length / 64 > compressed.len() / 3 + 1 {
-        return Err(failed(Compression::Snappy, "a block claims a size it cannot have"));
+/// How much a raw block holds. The number is the peer's word, so one that its bytes cannot hold is refused: the
+/// densest element turns 3 bytes into 64.
+fn block_size(compressed: &[u8]) -> Result<usize> {
+    let size = snap::raw::decompress_len(compressed).map_err(|cause| failed(Compression::Snappy, cause))?;
+    match size / 64 > compressed.len() / 3 + 1 {
+        true => Err(failed(Compression::Snappy, "a block claims a size it cannot have")),
+        false => Ok(size),
     }
-    let from = out.len();
-    let Some(whole) = from.checked_add(length).filter(|&whole| whole <= max) else {
-        return Err(too_large(Compression::Snappy, max));
-    };
-    if out.capacity() < whole {
-        // Doubling, but not beyond the limit.
-        let target = whole.max(out.capacity().saturating_mul(2)).min(max);
-        out.reserve_exact(target - from);
-    }
-    out.resize(whole, 0);
-    let space = out.get_mut(from..).unwrap_or_default();
+}
+
+/// Decompresses one raw block.
+fn block(compressed: &[u8], output: &mut Output<'_>) -> Result<()> {
+    let size = block_size(compressed)?;
+    let (_, space) = output.room(size)?;
     let written = snap::raw::Decoder::new()
         .decompress(compressed, space)
         .map_err(|cause| failed(Compression::Snappy, cause))?;
-    out.truncate(from + written);
+    output.advance(written);
     Ok(())
 }

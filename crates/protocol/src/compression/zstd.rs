@@ -1,9 +1,30 @@
 //! Zstandard (RFC 8878): in pure Rust, or by the C library with the feature `zstd-c`.
 //!
-//! Java's clients compress as a stream, so their frames do not state the content's size.
+//! Java's clients compress as a stream, so their frames do not state the content's size. The blocks of a frame tell how much
+//! it holds at most, so memory for the result is taken once, and both libraries write straight to it and need no
+//! window of their own. Frames may follow one another, skippable ones too; anything else after a frame is an error,
+//! in Java as well.
 
+use super::{Compression, cut_short, failed};
+use crate::error::Result;
+use std::cell::Cell;
+
+const MAGIC: u32 = 0xfd2f_b528;
+/// Sixteen magic numbers begin frames that are to be passed over.
+const SKIPPABLE: std::ops::RangeInclusive<u32> = 0x184d_2a50..=0x184d_2a5f;
+/// What a compressed block holds at most, if the window is not smaller.
+const MAX_BLOCK: usize = 128 * 1024;
 /// Kafka's default, and zstd's.
 const DEFAULT_LEVEL: i32 = 3;
+/// A state that takes more memory, in bytes, is not kept for the next batch.
+const MAX_KEPT: usize = 4 * 1024 * 1024;
+
+/// What is decompressed aside, in bytes.
+const MAX_ASIDE: usize = 2 * MAX_BLOCK;
+
+thread_local! {
+    static ASIDE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 #[cfg(feature = "zstd-c")]
 pub(super) use c_library::{compress, decompress};
@@ -12,7 +33,7 @@ pub(super) use pure::{compress, decompress};
 
 #[cfg(not(feature = "zstd-c"))]
 mod pure {
-    use super::{DEFAULT_LEVEL, content_size};
+    use super::{DEFAULT_LEVEL, MAX_KEPT, fill, room};
     use crate::compression::{Compression, failed, too_large};
     use crate::error::Result;
     use std::cell::Cell;
@@ -23,26 +44,16 @@ mod pure {
     use structured_zstd::decoding::{ContentChecksum, FrameDecoder};
     use structured_zstd::encoding::{CompressionLevel, FrameCompressor};
 
-    /// A context whose tables are larger is not kept for the next batch.
-    const MAX_KEPT: usize = 8 * 1024 * 1024;
-    /// What a block holds at most, decompressed...
-    const MAX_BLOCK: usize = 128 * 1024;
-    /// ...and the fewest bytes it takes: its header and one byte to be repeated.
-    const MIN_BLOCK: usize = 4;
-    /// The first guess of a ratio where the frame does not state its size.
-    const GUESS: usize = 8;
-    const MIN_ROOM: usize = 16 * 1024;
+    thread_local! {
+        static ENCODER: Cell<Option<Encoder>> = const { Cell::new(None) };
+        static DECODER: Cell<Option<Box<FrameDecoder>>> = const { Cell::new(None) };
+    }
 
     /// A compressor, which level it is for, and the buffer it writes to.
     struct Encoder {
         level: i32,
         compressor: FrameCompressor,
         frame: Vec<u8>,
-    }
-
-    thread_local! {
-        static ENCODER: Cell<Option<Encoder>> = const { Cell::new(None) };
-        static DECODER: Cell<Option<Box<FrameDecoder>>> = const { Cell::new(None) };
     }
 
     pub(in crate::compression) fn compress(
@@ -64,44 +75,23 @@ mod pure {
         Ok(())
     }
 
-    /// Decompresses into a buffer of a guessed size, and again into a larger one if it did not suffice: the decoder
-    /// writes straight into it then and holds no window of its own, so the limit bounds all memory.
-    pub(in crate::compression) fn decompress(input: &[u8], max: usize) -> Result<Vec<u8>> {
-        if input.is_empty() {
-            return Err(failed(Compression::Zstd, "there is no frame"));
-        }
+    pub(in crate::compression) fn decompress(input: &[u8], max: usize, out: &mut Vec<u8>) -> Result<()> {
+        let most = room(input)?;
         let mut decoder = DECODER.take().unwrap_or_else(|| {
             let mut decoder = Box::new(FrameDecoder::new());
             decoder.set_content_checksum(ContentChecksum::Verify);
             decoder
         });
-        // A size is the peer's word: more than the blocks at hand can hold is not believed.
-        let possible = (input.len() / MIN_BLOCK + 1).saturating_mul(MAX_BLOCK);
-        let guess = match content_size(input) {
-            Some(size) => usize::try_from(size).unwrap_or(usize::MAX).min(possible),
-            None => input.len().saturating_mul(GUESS).max(MIN_ROOM),
-        };
-        let most = possible.min(max);
-        let mut room = guess.min(most);
-        loop {
-            let mut out = vec![0; room];
-            match decoder.decode_all(input, &mut out) {
-                Ok(written) => {
-                    if decoder.workspace_size() <= MAX_KEPT {
-                        DECODER.set(Some(decoder));
-                    }
-                    out.truncate(written);
-                    return Ok(out);
-                }
-                Err(cause) if out_of_room(&cause) && room < most => {
-                    room = room.saturating_mul(4).max(MIN_ROOM).min(most);
-                }
-                Err(cause) if out_of_room(&cause) && most == max => {
-                    return Err(too_large(Compression::Zstd, max));
-                }
-                Err(cause) => return Err(failed(Compression::Zstd, cause)),
-            }
+        fill(out, most.min(max), |space| {
+            decoder.decode_all(input, space).map_err(|cause| match out_of_room(&cause) {
+                true if most > max => too_large(Compression::Zstd, max),
+                _ => failed(Compression::Zstd, cause),
+            })
+        })?;
+        if decoder.workspace_size() <= MAX_KEPT {
+            DECODER.set(Some(decoder));
         }
+        Ok(())
     }
 
     /// Whether the output was too small. For a frame that does not state its size the decoder reports some of the
@@ -126,53 +116,164 @@ mod pure {
 
 #[cfg(feature = "zstd-c")]
 mod c_library {
-    use super::{DEFAULT_LEVEL, content_size};
-    use crate::compression::{Compression, failed, read_capped};
+    use super::{DEFAULT_LEVEL, MAX_KEPT, fill, room};
+    use crate::compression::{Compression, failed, too_large};
     use crate::error::Result;
+    use std::cell::Cell;
+    use zstd::bulk::{Compressor, Decompressor};
+
+    thread_local! {
+        static ENCODER: Cell<Option<(i32, Compressor<'static>)>> = const { Cell::new(None) };
+        static DECODER: Cell<Option<Decompressor<'static>>> = const { Cell::new(None) };
+    }
 
     pub(in crate::compression) fn compress(
         level: Option<i32>,
         input: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        let frame = zstd::bulk::compress(input, level.unwrap_or(DEFAULT_LEVEL))
-            .map_err(|cause| failed(Compression::Zstd, cause))?;
-        out.extend_from_slice(&frame);
+        let level = level.unwrap_or(DEFAULT_LEVEL);
+        let wrong = |cause| failed(Compression::Zstd, cause);
+        let mut encoder = match ENCODER.take() {
+            Some((kept, encoder)) if kept == level => encoder,
+            _ => Compressor::new(level).map_err(wrong)?,
+        };
+        let from = out.len();
+        out.resize(from + zstd::zstd_safe::compress_bound(input.len()), 0);
+        let space = out.get_mut(from..).unwrap_or_default();
+        let written = encoder.compress_to_buffer(input, space).map_err(wrong)?;
+        out.truncate(from + written);
+        // The library does not tell what a state takes; levels above this one have tables beyond the limit.
+        if level <= MAX_KEPT_LEVEL {
+            ENCODER.set(Some((level, encoder)));
+        }
         Ok(())
     }
 
-    pub(in crate::compression) fn decompress(input: &[u8], max: usize) -> Result<Vec<u8>> {
-        if input.is_empty() {
-            return Err(failed(Compression::Zstd, "there is no frame"));
-        }
-        let mut decoder = zstd::stream::read::Decoder::with_buffer(input)
-            .map_err(|cause| failed(Compression::Zstd, cause))?;
-        let out = read_capped(Compression::Zstd, &mut decoder, input.len(), max)?;
-        // The library's stream reader does not compare the two.
-        match content_size(input).is_some_and(|size| size > out.len() as u64) {
-            true => Err(failed(Compression::Zstd, "the frame holds less than it states")),
-            false => Ok(out),
-        }
+    pub(in crate::compression) fn decompress(input: &[u8], max: usize, out: &mut Vec<u8>) -> Result<()> {
+        let wrong = |cause| failed(Compression::Zstd, cause);
+        let most = room(input)?;
+        let mut decoder = match DECODER.take() {
+            Some(kept) => kept,
+            None => Decompressor::new().map_err(wrong)?,
+        };
+        fill(out, most.min(max), |space| {
+            decoder.decompress_to_buffer(input, space).map_err(|cause| {
+                match cause.to_string().contains("Destination buffer is too small") {
+                    true if most > max => too_large(Compression::Zstd, max),
+                    _ => wrong(cause),
+                }
+            })
+        })?;
+        DECODER.set(Some(decoder));
+        Ok(())
     }
 }
 
-/// The content's size if the first frame states it (RFC 8878, 3.1.1.1).
-fn content_size(input: &[u8]) -> Option<u64> {
-    let (&descriptor, rest) = input.strip_prefix(&[0x28, 0xb5, 0x2f, 0xfd])?.split_first()?;
-    let single_segment = descriptor & 0x20 != 0;
-    let window = usize::from(!single_segment);
-    let dictionary = match descriptor & 0x03 {
-        0 => 0,
-        1 => 1,
-        2 => 2,
-        _ => 4,
-    };
-    let field = rest.get(window + dictionary..)?;
-    match descriptor >> 6 {
-        0 if single_segment => field.first().map(|&size| u64::from(size)),
-        0 => None,
-        1 => field.first_chunk().map(|&size| u64::from(u16::from_le_bytes(size)) + 256),
-        2 => field.first_chunk().map(|&size| u64::from(u32::from_le_bytes(size))),
-        _ => field.first_chunk().map(|&size| u64::from_le_bytes(size)),
+/// Gives `decode` room for `most` bytes, and cuts what it filled to what it wrote.
+///
+/// A block that does not state its size is given 128 KiB. Where a new buffer would be little else than that, the
+/// content is decompressed aside and copied to a buffer of its size.
+fn fill(out: &mut Vec<u8>, most: usize, decode: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<()> {
+    let mut aside = ASIDE.take();
+    if out.capacity() == 0 && most <= MAX_ASIDE {
+        if aside.len() < most {
+            aside.resize(most, 0);
+        }
+        let written = decode(aside.get_mut(..most).unwrap_or_default())?;
+        out.extend_from_slice(aside.get(..written).unwrap_or_default());
+    } else {
+        if out.capacity() == 0 {
+            // Memory the system just gave is zero already.
+            *out = vec![0; most];
+        }
+        out.resize(most, 0);
+        let written = decode(out)?;
+        out.truncate(written);
     }
+    ASIDE.set(aside);
+    Ok(())
+}
+
+/// How many bytes all frames hold at most.
+///
+/// # Errors
+/// `Codec` if these bytes are not frames from the first to the last.
+fn room(input: &[u8]) -> Result<usize> {
+    let mut rest = input;
+    let mut room = 0usize;
+    let mut frames = 0;
+    while !rest.is_empty() {
+        let magic = u32::from_le_bytes(take(&mut rest)?);
+        if SKIPPABLE.contains(&magic) {
+            let length = u32::from_le_bytes(take(&mut rest)?);
+            skip(&mut rest, length as usize)?;
+        } else if magic == MAGIC {
+            room = room.saturating_add(frame_room(&mut rest)?);
+            frames += 1;
+        } else {
+            return Err(failed(Compression::Zstd, format!("magic number {magic:08x} begins no frame")));
+        }
+    }
+    match frames {
+        0 => Err(failed(Compression::Zstd, "there is no frame")),
+        _ => Ok(room),
+    }
+}
+
+/// How many bytes a frame holds at most, by its blocks, and by its own word if that is less (RFC 8878, 3.1.1). Takes
+/// the frame behind its magic number.
+fn frame_room(rest: &mut &[u8]) -> Result<usize> {
+    let [descriptor] = take(rest)?;
+    let single_segment = descriptor & 0x20 != 0;
+    let window = if single_segment { usize::MAX } else { window(take(rest)?) };
+    skip(rest, [0, 1, 2, 4].get(usize::from(descriptor & 0x03)).copied().unwrap_or_default())?;
+    let stated = match descriptor >> 6 {
+        0 if single_segment => Some(u64::from(u8::from_le_bytes(take(rest)?))),
+        0 => None,
+        1 => Some(u64::from(u16::from_le_bytes(take(rest)?)) + 256),
+        2 => Some(u64::from(u32::from_le_bytes(take(rest)?))),
+        _ => Some(u64::from_le_bytes(take(rest)?)),
+    };
+    let mut room = 0usize;
+    loop {
+        let [a, b, c] = take(rest)?;
+        let header = u32::from_le_bytes([a, b, c, 0]);
+        let size = (header >> 3) as usize;
+        let (length, holds) = match header >> 1 & 3 {
+            // As it is; one byte to be repeated; compressed.
+            0 => (size, size),
+            1 => (1, size),
+            _ => (size, MAX_BLOCK.min(window)),
+        };
+        skip(rest, length)?;
+        room = room.saturating_add(holds);
+        if header & 1 != 0 {
+            break;
+        }
+    }
+    if descriptor & 0x04 != 0 {
+        skip(rest, 4)?;
+    }
+    Ok(match stated {
+        Some(size) => usize::try_from(size).unwrap_or(usize::MAX).min(room),
+        None => room,
+    })
+}
+
+/// The window's size by its descriptor.
+fn window([descriptor]: [u8; 1]) -> usize {
+    let base = 1u64 << (10 + (descriptor >> 3));
+    usize::try_from(base + base / 8 * u64::from(descriptor & 7)).unwrap_or(usize::MAX)
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N]> {
+    let (head, tail) = rest.split_first_chunk().ok_or_else(|| cut_short(Compression::Zstd))?;
+    *rest = tail;
+    Ok(*head)
+}
+
+fn skip(rest: &mut &[u8], length: usize) -> Result<()> {
+    *rest = rest.get(length..).ok_or_else(|| cut_short(Compression::Zstd))?;
+    Ok(())
 }
