@@ -71,12 +71,17 @@ fn scala(old: bool, major: u16, minor: u16) -> &'static str {
     }
 }
 
+/// True if the command line tools have an artifact of their own; up to 0.10.0 they are part of the core's.
+fn has_tools(old: bool, major: u16, minor: u16) -> bool {
+    !old || (major, minor) >= (10, 1)
+}
+
 /// A Maven project whose runtime dependencies are the broker and its command line tools.
 fn pom(version: &str) -> Result<String> {
     let (old, major, minor) = line_of(version)?;
     let mut dependencies =
         vec![dependency("org.apache.kafka", &format!("kafka_{}", scala(old, major, minor)), version)];
-    if !(old && major == 8 && minor < 2) {
+    if has_tools(old, major, minor) {
         dependencies.push(dependency("org.apache.kafka", "kafka-tools", version));
     }
     if old || major < 4 {
@@ -139,12 +144,14 @@ mod tests {
             ("0.8.1.1", "kafka_2.10", true),
         ];
         for (version, artifact, log4j) in cases {
+            let tools = !["0.10.0.1", "0.8.2.2", "0.8.1.1"].contains(&version);
             let pom = pom(version).unwrap();
             assert!(
                 pom.contains(&format!("<artifactId>{artifact}</artifactId><version>{version}</version>")),
                 "{version}"
             );
             assert_eq!(pom.contains("<artifactId>reload4j</artifactId><version>"), log4j, "{version}");
+            assert_eq!(pom.contains("<artifactId>kafka-tools</artifactId>"), tools, "{version}");
         }
     }
 

@@ -1,12 +1,14 @@
-//! Three real brokers on this machine, each broker and controller, any of which a test may kill.
+//! Real brokers on this machine, together a cluster, any of which a test may kill.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::error::{KafkaError, KafkaErrorKind};
-use super::jvm::{Node, NodeSpec};
+use super::jvm::{ClusterState, Node, NodeSpec};
 use super::options::KafkaOptions;
+use super::zookeeper::ZooKeeper;
 use super::{START_TIMEOUT, probe, settings};
 
 /// A cluster of JVM brokers with replicated internal topics. Dropping it ends the brokers and removes their data.
@@ -142,6 +144,10 @@ impl KafkaOptions {
         }
         let voters: Vec<String> =
             (1..).zip(&ports).map(|(id, (_, port))| format!("{id}@127.0.0.1:{port}")).collect();
+        let zookeeper = match version.runs_kraft() {
+            true => None,
+            false => Some(Arc::new(ZooKeeper::start(version, &jars).await?)),
+        };
         let specs = (1..).zip(&ports).map(|(node_id, (port, controller_port))| {
             let mut properties = settings::common(nodes);
             properties.push(("broker.rack".to_owned(), format!("rack-{node_id}")));
@@ -151,8 +157,12 @@ impl KafkaOptions {
                 jars: jars.clone(),
                 node_id,
                 port: *port,
-                controller_port: *controller_port,
-                voters: voters.join(","),
+                cluster: match &zookeeper {
+                    None => {
+                        ClusterState::Kraft { controller_port: *controller_port, voters: voters.join(",") }
+                    }
+                    Some(zookeeper) => ClusterState::ZooKeeper(Arc::clone(zookeeper)),
+                },
                 properties,
                 heap_mib: self.largest_heap_mib().min(384),
             }
@@ -165,7 +175,7 @@ async fn wait_for(port: u16, node: &Node, count: usize) -> Result<(), KafkaError
     let address = format!("127.0.0.1:{port}");
     let started = Instant::now();
     while started.elapsed() < START_TIMEOUT {
-        let live = probe::live_brokers(&address).await.unwrap_or(0);
+        let live = probe::live_brokers(&address, node.sign_of_life()).await.unwrap_or(0);
         if usize::try_from(live).is_ok_and(|live| live >= count) {
             return Ok(());
         }

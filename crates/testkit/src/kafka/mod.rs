@@ -6,10 +6,12 @@
 //! 2. A container of the image `apache/kafka:<version>` (feature `containers`), if a Docker engine answers and has the
 //!    image or can pull it. `cargo xtask kafka image <version>` builds it from Kafka's jars where no registry is near.
 //! 3. A JVM on this machine with Kafka's jars: `$KAFKA_LIBS/<version>` or `~/.cache/milena/kafka/<version>`, which
-//!    `cargo xtask kafka jars <version>` fills.
+//!    `cargo xtask kafka jars <version>` fills. Versions before 3.3 get a ZooKeeper from the same jars; it lives as long
+//!    as the [`Kafka`], whatever happens to the broker.
 //!
 //! `MILENA_KAFKA_VERSION` chooses the version ([`NEWEST`] without it), `MILENA_KAFKA_ROUTE=container|jvm` restricts
-//! the routes. Every broker started here listens on 127.0.0.1 at a port that stays the same over restarts, and goes
+//! the routes. Brokers before 0.9 start with a topic `milena-ready`: without any topic they don't list themselves.
+//! Every broker started here listens on 127.0.0.1 at a port that stays the same over restarts, and goes
 //! away with the process that started it, even when that process is killed.
 
 mod cluster;
@@ -21,8 +23,10 @@ mod guard;
 mod jvm;
 mod options;
 mod probe;
+mod process;
 mod settings;
 mod version;
+mod zookeeper;
 
 pub use cluster::KafkaCluster;
 pub use demand::{is_demanded, or_skip};
@@ -30,7 +34,10 @@ pub use error::{KafkaError, KafkaErrorKind};
 pub use options::{KafkaOptions, Route};
 pub use version::{KafkaVersion, NEWEST};
 
+use std::path::PathBuf;
 use std::time::Duration;
+
+use probe::Ask;
 
 /// How long a broker may take from its start to the first answer. Restarts with data take longest.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -43,6 +50,7 @@ pub struct Kafka {
     bootstrap: String,
     version: String,
     how: String,
+    ask: Ask,
     engine: Engine,
 }
 
@@ -82,6 +90,7 @@ impl Kafka {
         Self {
             how: format!("MILENA_BOOTSTRAP={bootstrap}"),
             version: version.map_or_else(|| "unknown".to_owned(), |version| version.to_string()),
+            ask: version.map_or(Ask::Everything, KafkaVersion::sign_of_life),
             bootstrap,
             engine: Engine::External,
         }
@@ -101,6 +110,17 @@ impl Kafka {
     /// How this broker was found or started, for a person: "container apache/kafka:4.3.1", "JVM ..".
     pub fn how(&self) -> &str {
         &self.how
+    }
+
+    /// The folder in which the broker keeps its logs, one folder per partition with the segments in it. `None` unless
+    /// the broker is a JVM that this process started. A running broker writes there at any time.
+    pub fn log_dir(&self) -> Option<PathBuf> {
+        match &self.engine {
+            Engine::Jvm(node) => Some(node.log_dir()),
+            Engine::External => None,
+            #[cfg(feature = "containers")]
+            Engine::Container(_) => None,
+        }
     }
 
     /// True if this process started the broker, so that it can be killed, paused and restarted.
@@ -196,7 +216,7 @@ impl Kafka {
     async fn wait_ready(&self) -> Result<(), KafkaError> {
         let started = tokio::time::Instant::now();
         while started.elapsed() < START_TIMEOUT {
-            if probe::live_brokers(&self.bootstrap).await.is_ok_and(|count| count > 0) {
+            if probe::live_brokers(&self.bootstrap, self.ask).await.is_ok_and(|count| count > 0) {
                 return Ok(());
             }
             match &self.engine {

@@ -1,8 +1,12 @@
 //! Which broker to look for and how to set it up.
 
+use std::sync::Arc;
+
 use super::error::{KafkaError, KafkaErrorKind};
+use super::jvm::ClusterState;
 use super::settings::{self, Properties};
 use super::version::{KafkaVersion, NEWEST};
+use super::zookeeper::ZooKeeper;
 use super::{Engine, Kafka, jvm};
 
 /// Which ways of starting a broker are allowed.
@@ -171,6 +175,7 @@ impl KafkaOptions {
             bootstrap: format!("127.0.0.1:{port}"),
             version: self.version.to_string(),
             how: format!("container apache/kafka:{}", self.version),
+            ask: self.version.sign_of_life(),
             engine: Engine::Container(container),
         };
         kafka.wait_ready().await?;
@@ -184,7 +189,13 @@ impl KafkaOptions {
 
     async fn start_jvm(&self) -> Result<Kafka, KafkaError> {
         let jars = self.version.jars()?;
-        let (port, controller_port) = (settings::free_port()?, settings::free_port()?);
+        let port = settings::free_port()?;
+        let cluster = if self.version.runs_kraft() {
+            let controller_port = settings::free_port()?;
+            ClusterState::Kraft { controller_port, voters: format!("1@127.0.0.1:{controller_port}") }
+        } else {
+            ClusterState::ZooKeeper(Arc::new(ZooKeeper::start(self.version, &jars).await?))
+        };
         let mut properties = settings::common(1);
         properties.extend(self.properties.iter().cloned());
         let spec = jvm::NodeSpec {
@@ -192,8 +203,7 @@ impl KafkaOptions {
             jars,
             node_id: 1,
             port,
-            controller_port,
-            voters: format!("1@127.0.0.1:{controller_port}"),
+            cluster,
             properties,
             heap_mib: self.heap_mib,
         };
@@ -203,6 +213,7 @@ impl KafkaOptions {
             bootstrap: format!("127.0.0.1:{port}"),
             version: self.version.to_string(),
             how: format!("JVM with the jars of Kafka {}", self.version),
+            ask: self.version.sign_of_life(),
             engine: Engine::Jvm(Box::new(node)),
         };
         kafka.wait_ready().await?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::error::{KafkaError, KafkaErrorKind};
+use super::probe::Ask;
 
 /// The newest Kafka that milena is tested with, and the default of every test.
 pub const NEWEST: &str = "4.3.1";
@@ -23,6 +24,16 @@ impl KafkaVersion {
     /// the first line whose KRaft mode was declared ready, KIP-833).
     pub fn runs_kraft(self) -> bool {
         self >= Self([3, 3, 0, 0])
+    }
+
+    /// True if the broker takes the property `listeners` (0.9 and later); before, it has `port` and `host.name`.
+    pub(crate) fn knows_listeners(self) -> bool {
+        self >= Self([0, 9, 0, 0])
+    }
+
+    /// How to ask a broker of this version whether it lives.
+    pub(crate) fn sign_of_life(self) -> Ask {
+        if self < Self([0, 9, 0, 0]) { Ask::Topic } else { Ask::Everything }
     }
 
     /// True if the broker logs through log4j 1.x and needs a configuration for it (before 4.0).
