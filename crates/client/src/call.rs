@@ -134,6 +134,29 @@ impl Client {
         Ok(Answer { response: started.read::<R>(frame)?, version, broker })
     }
 
+    /// As [`Client::call_with`], with an answer that `read` reads from its frame and the version.
+    ///
+    /// # Cancellation
+    /// As [`Client::call`].
+    pub(crate) async fn call_read<R, F, T>(
+        &self,
+        to: Target,
+        options: CallOptions,
+        build: F,
+        read: impl FnOnce(Bytes, i16) -> milena_protocol::Result<T> + Send,
+    ) -> Result<Answer<T>>
+    where
+        R: Request,
+        F: Fn(i16) -> R + Send + Sync,
+    {
+        let encode = |version: i16, correlation: i32, client_id: &str, buf: &mut BytesMut| {
+            encode_request(buf, correlation, client_id, version, &build(version))
+        };
+        let (started, frame) = self.exchange::<R>(&to, &options, &encode).await?;
+        let response = started.read_with(frame, read)?;
+        Ok(Answer { response, version: started.version, broker: Arc::clone(&started.name) })
+    }
+
     async fn exchange<R: Request>(
         &self,
         to: &Target,
@@ -280,8 +303,18 @@ impl Started {
     }
 
     fn read<R: Request>(&self, frame: Bytes) -> Result<R::Response> {
-        match decode_response::<R>(frame, self.version) {
-            Ok((_, response)) => Ok(response),
+        self.read_with(frame, |frame, version| {
+            decode_response::<R>(frame, version).map(|(_, response)| response)
+        })
+    }
+
+    fn read_with<T>(
+        &self,
+        frame: Bytes,
+        read: impl FnOnce(Bytes, i16) -> milena_protocol::Result<T>,
+    ) -> Result<T> {
+        match read(frame, self.version) {
+            Ok(response) => Ok(response),
             Err(error) => {
                 let text = format!("the answer cannot be read: {error}");
                 self.connection.poison(Failure::new(FailureKind::Peer, text.clone()));

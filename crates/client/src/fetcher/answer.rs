@@ -6,51 +6,55 @@ use std::sync::Arc;
 use bytes::Bytes;
 use milena_core::cluster::Cluster;
 use milena_protocol::error_code::ErrorCode;
-use milena_protocol::messages::fetch_response::{FetchResponse, FetchableTopicResponse, PartitionData};
+use milena_protocol::fetch::{FetchView, Partition, TOPIC_IDS_FROM, TopicKey};
 use milena_protocol::records::{RecordBatch, batches};
-use milena_protocol::types::{Isolation, Offset, ProducerId, TopicPartition};
+use milena_protocol::types::{Isolation, Offset, PartitionId, TopicPartition};
 
-use super::{FETCH_TOPIC_IDS, FetchFrom, FetchOptions, Fetched};
+use super::{FetchFrom, FetchOptions, Fetched};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Reads an answer: one [`Fetched`] for each entry of the question, in its order.
 pub(super) fn read(
-    response: FetchResponse,
+    view: &FetchView,
     from: &[FetchFrom],
     options: &FetchOptions,
     cluster: &Cluster,
-    version: i16,
 ) -> Result<Vec<Fetched>> {
-    let code = ErrorCode(response.error_code);
+    let code = view.error_code();
     if !code.is_ok() {
         return Err(Error::broker_code(code, None));
     }
-    let throttled =
-        Some(response.throttle_time_ms).filter(|delay| *delay > 0 && response.responses.is_empty());
-    let asked: HashMap<&TopicPartition, usize> =
-        from.iter().enumerate().map(|(at, from)| (&from.tp, at)).collect();
+    let asked = Asked::new(from, cluster, view.version());
     let mut answers: Vec<Option<Fetched>> = from.iter().map(|_| None).collect();
-    for topic in response.responses {
-        let name = topic_name(&topic, from, cluster, version)?;
-        for partition in topic.partitions {
-            let tp = TopicPartition::new(Arc::clone(&name), partition.partition_index);
-            let place = asked.get(&tp).and_then(|&at| Some((from.get(at)?, answers.get_mut(at)?)));
+    let mut topics = view.topics();
+    let mut empty = true;
+    while let Some(topic) = topics.next_topic() {
+        empty = false;
+        let name = asked.topic(topic.key())?;
+        for partition in topic {
+            let place = asked.place(name, partition.index);
+            let place = place.and_then(|at| Some((from.get(at)?, answers.get_mut(at)?)));
+            let named = || TopicPartition::new(Arc::clone(name), partition.index);
             let Some((from, slot)) = place else {
                 return Err(Error::peer("the answer is about a partition that was not asked for")
-                    .with_topic_partition(&tp));
+                    .with_topic_partition(&named()));
             };
             if slot.is_some() {
-                return Err(Error::peer("the answer names the partition twice").with_topic_partition(&tp));
+                return Err(
+                    Error::peer("the answer names the partition twice").with_topic_partition(&named())
+                );
             }
-            *slot = Some(read_partition(partition, from, options));
+            *slot = Some(read_partition(&partition, from, options));
         }
     }
+    let throttled = Some(view.throttle()).filter(|delay| empty && !delay.is_zero());
     let missing = |from: &FetchFrom| {
         let error = match throttled {
             // A broker whose quota is used up answers at once, and with nothing (KIP-219).
-            Some(delay) => {
-                Error::new(ErrorKind::Timeout, format!("fetches are held back by a quota for {delay} ms"))
-            }
+            Some(delay) => Error::new(
+                ErrorKind::Timeout,
+                format!("fetches are held back by a quota for {} ms", delay.as_millis()),
+            ),
             None => Error::peer("the answer does not name the partition"),
         };
         Fetched::failed(from, options.isolation, error.with_topic_partition(&from.tp))
@@ -58,52 +62,68 @@ pub(super) fn read(
     Ok(from.iter().zip(answers).map(|(from, answer)| answer.unwrap_or_else(|| missing(from))).collect())
 }
 
-fn topic_name(
-    topic: &FetchableTopicResponse,
-    from: &[FetchFrom],
-    cluster: &Cluster,
-    version: i16,
-) -> Result<Arc<str>> {
-    let found = if version >= FETCH_TOPIC_IDS {
-        from.iter()
-            .find(|from| cluster.topic(&from.tp.topic).is_some_and(|known| known.id == Some(topic.topic_id)))
-    } else {
-        from.iter().find(|from| *from.tp.topic == *topic.topic.as_str())
-    };
-    match found {
-        Some(from) => Ok(Arc::clone(&from.tp.topic)),
-        None if version >= FETCH_TOPIC_IDS => Err(Error::peer(format!(
-            "the answer is about topic id {}, which was not asked for",
-            topic.topic_id
-        ))),
-        None => {
-            Err(Error::peer(format!("the answer is about topic {:?}, which was not asked for", topic.topic)))
+/// What was asked for, by what the answer calls it.
+struct Asked<'a> {
+    topics: HashMap<TopicKey<'a>, &'a Arc<str>>,
+    places: HashMap<(&'a str, PartitionId), usize>,
+}
+
+impl<'a> Asked<'a> {
+    fn new(from: &'a [FetchFrom], cluster: &Cluster, version: i16) -> Self {
+        let mut asked = Self { topics: HashMap::new(), places: HashMap::with_capacity(from.len()) };
+        let mut last: Option<&Arc<str>> = None;
+        for (at, from) in from.iter().enumerate() {
+            let name = &from.tp.topic;
+            asked.places.insert((name, from.tp.partition), at);
+            // Most often the partitions of a topic stand together.
+            if last.replace(name).is_some_and(|last| Arc::ptr_eq(last, name)) {
+                continue;
+            }
+            if version < TOPIC_IDS_FROM {
+                asked.topics.insert(TopicKey::Name(name), name);
+            } else if let Some(id) = cluster.topic(name).and_then(|topic| topic.id) {
+                asked.topics.insert(TopicKey::Id(id), name);
+            }
         }
+        asked
+    }
+
+    fn topic(&self, key: TopicKey<'_>) -> Result<&'a Arc<str>> {
+        self.topics.get(&key).copied().ok_or_else(|| {
+            Error::peer(match key {
+                TopicKey::Id(id) => format!("the answer is about topic id {id}, which was not asked for"),
+                TopicKey::Name(name) => {
+                    format!("the answer is about topic {name:?}, which was not asked for")
+                }
+            })
+        })
+    }
+
+    fn place(&self, topic: &str, partition: PartitionId) -> Option<usize> {
+        self.places.get(&(topic, partition)).copied()
     }
 }
 
-fn read_partition(data: PartitionData, from: &FetchFrom, options: &FetchOptions) -> Fetched {
-    let code = ErrorCode(data.error_code);
+fn read_partition(data: &Partition<'_>, from: &FetchFrom, options: &FetchOptions) -> Fetched {
+    let code = data.error_code;
+    let diverged_at = data.diverging_epoch.map(|end| end.end_offset).filter(|end| end.0 >= 0);
     let error = if !code.is_ok() {
-        Some(Error::broker_code(code, out_of_range(code, &data, from).as_deref()))
-    } else if data.diverging_epoch.end_offset >= 0 {
-        let end = data.diverging_epoch.end_offset;
-        let text = format!("the log took another way at offset {end}, before the position {}", from.offset);
-        Some(
-            Error::new(ErrorKind::DataLoss, text)
-                .with_remedy(format!("records from {end} on were lost; read on from there")),
-        )
+        Some(Error::broker_code(code, out_of_range(data, from).as_deref()))
     } else {
-        None
+        diverged_at.map(|end| {
+            let offset = from.offset;
+            let text = format!("the log took another way at offset {end}, before the position {offset}");
+            Error::new(ErrorKind::DataLoss, text)
+                .with_remedy(format!("records from {end} on were lost; read on from there"))
+        })
     };
     let mut fetched = Fetched {
         tp: from.tp.clone(),
         error,
-        high_watermark: Offset(data.high_watermark),
-        last_stable_offset: (data.last_stable_offset >= 0).then_some(Offset(data.last_stable_offset)),
-        log_start: (data.log_start_offset >= 0).then_some(Offset(data.log_start_offset)),
-        diverged_at: (code.is_ok() && data.diverging_epoch.end_offset >= 0)
-            .then_some(Offset(data.diverging_epoch.end_offset)),
+        high_watermark: data.high_watermark.unwrap_or(Offset(-1)),
+        last_stable_offset: data.last_stable_offset,
+        log_start: data.log_start_offset,
+        diverged_at: diverged_at.filter(|_| code.is_ok()),
         batches: Vec::new(),
         aborted: Vec::new(),
         requested: from.offset,
@@ -111,23 +131,21 @@ fn read_partition(data: PartitionData, from: &FetchFrom, options: &FetchOptions)
     };
     if fetched.error.is_none() {
         if options.isolation == Isolation::ReadCommitted {
-            let aborted = data.aborted_transactions.unwrap_or_default();
-            fetched.aborted = aborted
-                .iter()
-                .map(|transaction| (ProducerId(transaction.producer_id.0), Offset(transaction.first_offset)))
-                .collect();
+            let aborted = data.aborted_transactions();
+            fetched.aborted = aborted.map(|aborted| (aborted.producer_id, aborted.first_offset)).collect();
         }
-        fetched.error =
-            read_batches(&mut fetched.batches, data.records.unwrap_or_default(), from, options).err();
+        fetched.error = read_batches(&mut fetched.batches, data.records(), from, options).err();
     }
     fetched.error = fetched.error.map(|error| error.with_api("Fetch").with_topic_partition(&from.tp));
     fetched
 }
 
-fn out_of_range(code: ErrorCode, data: &PartitionData, from: &FetchFrom) -> Option<String> {
-    (code == ErrorCode::OFFSET_OUT_OF_RANGE).then(|| match (data.log_start_offset, data.high_watermark) {
-        (start, end) if start >= 0 && end >= 0 => format!("offset {} is not in {start}..{end}", from.offset),
-        _ => format!("offset {} is not in the log", from.offset),
+fn out_of_range(data: &Partition<'_>, from: &FetchFrom) -> Option<String> {
+    (data.error_code == ErrorCode::OFFSET_OUT_OF_RANGE).then(|| {
+        match (data.log_start_offset, data.high_watermark) {
+            (Some(start), Some(end)) => format!("offset {} is not in {start}..{end}", from.offset),
+            _ => format!("offset {} is not in the log", from.offset),
+        }
     })
 }
 
@@ -142,8 +160,13 @@ fn read_batches(
     let size = records.len();
     let mut end = None;
     for batch in batches(records) {
-        let checked = batch.map_err(Error::from).and_then(|batch| {
-            check_batch(&batch, end, options)?;
+        let checked = batch.map_err(Error::from).and_then(|mut batch| {
+            check_batch(&batch, end)?;
+            if options.check_crcs {
+                batch.verify_crc()?;
+            } else {
+                batch.skip_inner_crcs();
+            }
             Ok(batch)
         });
         match checked {
@@ -171,7 +194,7 @@ fn read_batches(
     Ok(())
 }
 
-fn check_batch(batch: &RecordBatch, end: Option<Offset>, options: &FetchOptions) -> Result<()> {
+fn check_batch(batch: &RecordBatch, end: Option<Offset>) -> Result<()> {
     if batch.base_offset().0 < 0 || batch.last_offset() < batch.base_offset() {
         let (base, last) = (batch.base_offset(), batch.last_offset());
         return Err(Error::peer(format!("a batch spans the offsets {base} to {last}")));
@@ -181,9 +204,6 @@ fn check_batch(batch: &RecordBatch, end: Option<Offset>, options: &FetchOptions)
     {
         let base = batch.base_offset();
         return Err(Error::peer(format!("a batch begins at offset {base}, after one that ends at {end}")));
-    }
-    if options.check_crcs {
-        batch.verify_crc()?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use futures_util::future::join_all;
 use milena_core::cluster::Cluster;
 use milena_protocol::StrBytes;
 use milena_protocol::error_code::ErrorCode;
+use milena_protocol::fetch::{FetchView, TOPIC_IDS_FROM};
 use milena_protocol::messages::TopicName;
 use milena_protocol::messages::fetch_request::{FetchPartition, FetchRequest, FetchTopic};
 use milena_protocol::types::{BrokerId, Isolation, LeaderEpoch, Offset, TopicPartition};
@@ -65,11 +66,14 @@ pub struct FetchOptions {
     /// Answer at once when this many bytes are there. Default 1. Kafka: `fetch.min.bytes`.
     pub min_bytes: u32,
     /// At most this many bytes in one answer, or one batch if it is larger. Default 50 MiB. Kafka: `fetch.max.bytes`.
+    /// Brokers before 0.10.1 (Fetch v3) know no such limit: there the sum of the partitions' limits is the one.
     pub max_bytes: u32,
-    /// At most this many bytes of one partition, or one batch if it is larger. Default 1 MiB.
+    /// At most this many bytes of one partition, or one batch if it is larger. Default 1 MiB. Brokers before 0.10.1
+    /// send no more than this even of a larger message: it then cannot be read, and the error says so.
     /// Kafka: `max.partition.fetch.bytes`.
     pub partition_max_bytes: u32,
-    /// Whether records of open and aborted transactions are read. Default read_uncommitted, as in Kafka.
+    /// Whether records of open and aborted transactions are read. Default read_uncommitted, as in Kafka. Brokers before
+    /// 0.11 (Fetch v4) know no transactions: there both are the same.
     pub isolation: Isolation,
     /// Whether the checksum of each batch is verified. Default `true`. Kafka: `check.crcs`.
     pub check_crcs: bool,
@@ -87,9 +91,6 @@ impl Default for FetchOptions {
         }
     }
 }
-
-/// The first Fetch version that names topics by id.
-const FETCH_TOPIC_IDS: i16 = 13;
 
 impl Fetcher {
     pub(crate) fn new(client: Client) -> Self {
@@ -201,19 +202,22 @@ impl Fetcher {
             from.iter().all(|from| cluster.topic(&from.tp.topic).is_some_and(|topic| topic.id.is_some()));
         let config = self.client.config();
         let call = CallOptions {
-            max_version: (!ids).then_some(FETCH_TOPIC_IDS - 1),
+            max_version: (!ids).then_some(TOPIC_IDS_FROM - 1),
             timeout: Some(config.request_timeout + options.max_wait),
             deadline: Some(Instant::now() + config.api_timeout + options.max_wait),
             ..CallOptions::default()
         };
         let asked = self
             .client
-            .call_with::<FetchRequest, _>(Target::Broker(broker), call, |version| {
-                build_request(from, options, &cluster, version)
-            })
+            .call_read::<FetchRequest, _, _>(
+                Target::Broker(broker),
+                call,
+                |version| build_request(from, options, &cluster, version),
+                FetchView::read,
+            )
             .await;
         let result = asked.and_then(|answer| {
-            answer::read(answer.response, from, options, &cluster, answer.version)
+            answer::read(&answer.response, from, options, &cluster)
                 .map_err(|error| error.with_broker(std::sync::Arc::clone(&answer.broker)).with_api("Fetch"))
         });
         match &result {
@@ -291,7 +295,7 @@ fn build_request(
     for from in from {
         let at = *index.entry(&from.tp.topic).or_insert_with(|| {
             let mut topic = FetchTopic::default();
-            if version >= FETCH_TOPIC_IDS {
+            if version >= TOPIC_IDS_FROM {
                 topic.topic_id = cluster.topic(&from.tp.topic).and_then(|topic| topic.id).unwrap_or_default();
             } else {
                 topic.topic = TopicName(StrBytes::from_string(from.tp.topic.to_string()));
@@ -316,8 +320,12 @@ fn build_request(
     let mut request = FetchRequest::default();
     request.max_wait_ms = i32::try_from(options.max_wait.as_millis()).unwrap_or(i32::MAX);
     request.min_bytes = wire_bytes(options.min_bytes);
-    request.max_bytes = wire_bytes(options.max_bytes);
-    request.isolation_level = options.isolation.wire();
+    if version >= 3 {
+        request.max_bytes = wire_bytes(options.max_bytes);
+    }
+    if version >= 4 {
+        request.isolation_level = options.isolation.wire();
+    }
     // Session id 0 with epoch -1 asks for a full answer and no session (KIP-227).
     if version >= 7 {
         request.session_id = 0;
