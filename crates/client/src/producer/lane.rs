@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use milena_core::produce::accumulator::{BatchId, Body, Verdict};
+use milena_core::produce::accumulator::{BatchId, Body, Transmit, Verdict};
 use milena_core::produce::lane::{Answer, Lane, Part, TOPIC_IDS_FROM, process_response};
 use milena_core::produce::outcome::{self, Outcome, Remedy, Scope};
 use milena_protocol::decode_response;
@@ -21,6 +21,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::config::Acks;
 use super::engine::Engine;
+use super::sets;
 use super::slot::Slot;
 use super::ticket::Delivered;
 use crate::call::Target;
@@ -164,7 +165,7 @@ impl Sender {
     }
 
     fn negotiate(&self, versions: &BrokerVersions) -> Result<i16> {
-        let (min, max) = self.engine.link.as_ref().map_or((3, i16::MAX), |link| link.produce_versions());
+        let (min, max) = self.engine.link.as_ref().map_or((0, i16::MAX), |link| link.produce_versions());
         Ok(versions.negotiate_within::<ProduceRequest>(min, max)?)
     }
 
@@ -201,6 +202,10 @@ impl Sender {
         let engine = &self.engine;
         let (items, parts) = self.collect(lane, version);
         if items.is_empty() {
+            // None of the batches could go; what else is queued has its turn.
+            if !self.queue.is_empty() {
+                self.queue.wake.notify_one();
+            }
             return None;
         }
         if let Some(link) = &engine.link {
@@ -219,7 +224,8 @@ impl Sender {
             Ok(frame) => frame,
             Err(error) => {
                 // Nothing of it was sent: none of the batches can be written.
-                let error = Error::misuse(format!("the request can't be written: {error}")).with_source(error);
+                let error =
+                    Error::misuse(format!("the request can't be written: {error}")).with_source(error);
                 let judged = Judged::of(Outcome::Fatal(Scope::Batch), Some(error));
                 for item in items {
                     self.judge(&item.slot, item.id, Body::Frozen(item.frozen), &judged);
@@ -282,34 +288,48 @@ impl Sender {
                 size += next;
                 transmit
             };
-            let topic_id = slot.topic.id().filter(|_| version >= TOPIC_IDS_FROM);
-            match self.freeze(transmit.body) {
-                Ok(mut frozen) => {
-                    if let Some(stamp) = transmit.stamp {
-                        let (id, epoch) = (stamp.identity.id, stamp.identity.epoch);
-                        frozen.stamp(id, epoch, Sequence(stamp.first.0), engine.link.is_some());
-                    }
-                    if frozen.len() < transmit.paid {
-                        engine.budget.refund(slot.state().batches.on_frozen(transmit.id, frozen.len()));
-                    }
-                    parts.push(Part { tp: slot.tp.clone(), topic_id, batch: frozen.as_bytes() });
-                    items.push(Item { slot, id: transmit.id, frozen });
-                }
-                Err(error) => {
-                    let body = Body::Built(BatchBuilder::new(BatchOptions::default()));
-                    self.judge(
-                        &slot,
-                        transmit.id,
-                        body,
-                        &Judged::of(Outcome::Fatal(Scope::Batch), Some(error)),
-                    );
-                }
+            if let Some((item, part)) = self.prepare(slot, transmit, version) {
+                items.push(item);
+                parts.push(part);
             }
         }
         for slot in again {
             self.queue.push(slot);
         }
         (items, parts)
+    }
+
+    /// A batch as the request carries it; `None` if it cannot go and was settled, or cut.
+    fn prepare(&self, slot: Arc<Slot>, transmit: Transmit, version: i16) -> Option<(Item, Part)> {
+        let engine = &self.engine;
+        let mut frozen = match self.freeze(transmit.body) {
+            Ok(frozen) => frozen,
+            Err(error) => {
+                let body = Body::Built(BatchBuilder::new(BatchOptions::default()));
+                let judged = Judged::of(Outcome::Fatal(Scope::Batch), Some(error));
+                self.judge(&slot, transmit.id, body, &judged);
+                return None;
+            }
+        };
+        if let Some(stamp) = transmit.stamp {
+            let (id, epoch) = (stamp.identity.id, stamp.identity.epoch);
+            frozen.stamp(id, epoch, Sequence(stamp.first.0), engine.link.is_some());
+        }
+        if frozen.len() < transmit.paid {
+            engine.budget.refund(slot.state().batches.on_frozen(transmit.id, frozen.len()));
+        }
+        match sets::for_version(&frozen, engine.config.compression, version) {
+            Ok(batch) => {
+                let topic_id = slot.topic.id().filter(|_| version >= TOPIC_IDS_FROM);
+                let part = Part { tp: slot.tp.clone(), topic_id, batch };
+                Some((Item { slot, id: transmit.id, frozen }, part))
+            }
+            Err(unsuited) => {
+                let judged = Judged::of(unsuited.outcome, Some(unsuited.error));
+                self.judge(&slot, transmit.id, Body::Frozen(frozen), &judged);
+                None
+            }
+        }
     }
 
     fn freeze(&self, body: Body) -> Result<FrozenBatch> {

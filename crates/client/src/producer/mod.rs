@@ -8,6 +8,7 @@ mod metrics;
 mod properties;
 mod record;
 mod router;
+mod sets;
 mod slot;
 mod ticket;
 mod timer;
