@@ -20,6 +20,7 @@
 //! `MILENA_REQUIRE_KAFKA=1` it fails instead.
 
 pub mod cli;
+pub mod interop;
 pub mod java;
 pub mod jobs;
 pub mod records;
