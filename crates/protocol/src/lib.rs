@@ -6,10 +6,11 @@
 //!
 //! - [`frame`]: where a frame begins and ends in a stream
 //! - [`request`]: requests and responses as frames, on either side of a connection
+//! - [`legacy`]: versions that kafka-protocol lacks
 //! - [`versions`]: what is spoken here, what a broker speaks, and the best of both
 //! - [`records`], [`compression`]: record batches, read without copying, and their codecs
-//! - [`dump`]: what a frame says, field by field, for people
 //! - [`produce`], [`fetch`]: Produce requests as scatter lists, Fetch responses read in place
+//! - [`dump`]: what a frame says, field by field, for people
 //! - [`consumer_protocol`]: what members of a group tell each other
 //! - [`error_code`], [`types`]: the numbers of the protocol, named
 //!
@@ -36,31 +37,35 @@
 //! # }
 //! ```
 
+mod api;
 mod apis;
 pub mod compression;
 pub mod consumer_protocol;
+pub mod dump;
 pub mod error;
 pub mod error_code;
 pub mod fetch;
 pub mod frame;
-pub mod dump;
 pub mod guard;
 pub mod header;
+pub mod legacy;
 pub mod produce;
 pub mod records;
+mod releases;
 pub mod request;
 pub mod types;
 pub mod versions;
 
+pub use api::Request;
 pub use error::{ErrorKind, ProtocolError, Result};
 pub use error_code::ErrorCode;
 pub use header::correlation_id;
 pub use kafka_protocol::messages;
 pub use kafka_protocol::messages::{ApiKey, RequestKind, ResponseKind, TopicName};
-pub use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Message, Request, StrBytes};
+pub use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Message, StrBytes};
 pub use request::{
     RequestBody, RequestFrame, decode_any_response, decode_request, decode_response, encode_request,
-    encode_response, request_key, response_key,
+    encode_request_frame, encode_response, request_key, response_key,
 };
 pub use types::{
     BrokerId, Isolation, LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence,

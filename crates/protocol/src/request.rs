@@ -4,19 +4,20 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{self, RequestKind, ResponseKind};
-use kafka_protocol::protocol::{Decodable, HeaderVersion, Message, Request};
+use kafka_protocol::protocol::Decodable;
 
+use crate::api::{Request, unknown_version};
 use crate::apis::for_each_api;
 use crate::error::{ErrorKind, ProtocolError, Result};
 use crate::error_code::ErrorCode;
 use crate::guard;
 use crate::header::{API_VERSIONS, request_head};
-use crate::versions::{api_name, supported};
+use crate::versions::api_name;
 
 /// Appends a whole request frame to `buf`: its length, its header, its body.
 ///
 /// # Errors
-/// Unsupported if kafka-protocol does not know the version in both directions, or if the request has a field set that
+/// Unsupported if the version is not one of [`Request::VERSIONS`], or if the request has a field set that
 /// the version lacks; Guard if a field is null that the version does not allow to be; Malformed if the client id is longer than
 /// 32,767 bytes; TooLarge above 2 GiB. `buf` is then as it was.
 pub fn encode_request<R: Request>(
@@ -26,11 +27,40 @@ pub fn encode_request<R: Request>(
     version: i16,
     request: &R,
 ) -> Result<()> {
-    let known = R::VERSIONS.intersect(&<R::Response as Message>::VERSIONS);
-    if version < known.min || version > known.max {
-        return Err(unknown_version(R::KEY, version));
+    write_request(buf, correlation_id, Some(client_id), version, request)
+}
+
+/// Appends a request as [`decode_request`] read it: what a proxy passes on, or a test compares.
+///
+/// # Errors
+/// As [`encode_request`]; Unsupported too for [`RequestBody::UnsupportedVersion`] and for a body of another API than
+/// `request.api_key`.
+pub fn encode_request_frame(buf: &mut BytesMut, request: &RequestFrame) -> Result<()> {
+    let RequestBody::Known(body) = &request.body else {
+        return Err(unknown_version(request.api_key, request.version));
+    };
+    let (id, client_id, version) = (request.correlation_id, request.client_id.as_deref(), request.version);
+    macro_rules! write {
+        ($(($name:ident, $request:ident, $response:ident))*) => {
+            match (request.api_key, body) {
+                $((<messages::$request as Request>::KEY, RequestKind::$name(body)) => {
+                    write_request(buf, id, client_id, version, body)
+                })*
+                _ => Err(unknown_version(request.api_key, version)),
+            }
+        };
     }
-    let Ok(client_id_length) = i16::try_from(client_id.len()) else {
+    for_each_api!(write)
+}
+
+fn write_request<R: Request>(
+    buf: &mut BytesMut,
+    correlation_id: i32,
+    client_id: Option<&str>,
+    version: i16,
+    request: &R,
+) -> Result<()> {
+    let Ok(client_id_length) = client_id.map_or(Ok(-1), |client_id| i16::try_from(client_id.len())) else {
         return Err(
             ProtocolError::malformed("the client id is longer than 32767 bytes").with_field("client_id")
         );
@@ -42,11 +72,11 @@ pub fn encode_request<R: Request>(
             buf.put_i16(version);
             buf.put_i32(correlation_id);
             buf.put_i16(client_id_length);
-            buf.put_slice(client_id.as_bytes());
-            if R::header_version(version) >= 2 {
+            buf.put_slice(client_id.unwrap_or_default().as_bytes());
+            if R::request_header_version(version) >= 2 {
                 buf.put_u8(0);
             }
-            request.encode(buf, version).map_err(|error| unencodable(R::KEY, version, &error))
+            request.encode_body(version, buf)
         },
         guard::check_request,
     )
@@ -62,18 +92,18 @@ pub fn encode_request<R: Request>(
 /// for what the decoder refuses or leaves over.
 pub fn decode_response<R: Request>(frame: Bytes, version: i16) -> Result<(i32, R::Response)> {
     let version = response_version(R::KEY, version, &frame);
-    let known = <R::Response as Message>::VERSIONS;
-    if version < known.min || version > known.max {
+    read_response::<R>(frame, version)
+}
+
+fn read_response<R: Request>(frame: Bytes, version: i16) -> Result<(i32, R::Response)> {
+    if !R::VERSIONS.contains(version) {
         return Err(unknown_version(R::KEY, version));
     }
-    guard::check_response(R::KEY, version, &frame)?;
+    let passed = guard::pass_response(R::KEY, version, &frame)?;
     let mut rest = frame;
-    let failed = |error| undecodable(R::KEY, version, &error);
-    let header_version = <R::Response as HeaderVersion>::header_version(version);
-    let header = messages::ResponseHeader::decode(&mut rest, header_version).map_err(failed)?;
-    let response = R::Response::decode(&mut rest, version).map_err(failed)?;
-    end(R::KEY, version, &rest)?;
-    Ok((header.correlation_id, response))
+    let header = messages::ResponseHeader::decode(&mut rest, R::response_header_version(version))
+        .map_err(|error| undecodable(R::KEY, version, &error))?;
+    Ok((header.correlation_id, R::read_response_body(passed, rest, version)?))
 }
 
 /// As [`decode_response`], for an API that is known at run time only.
@@ -82,18 +112,18 @@ pub fn decode_response<R: Request>(frame: Bytes, version: i16) -> Result<(i32, R
 /// As [`decode_response`].
 pub fn decode_any_response(frame: Bytes, api_key: i16, version: i16) -> Result<(i32, ResponseKind)> {
     let version = response_version(api_key, version, &frame);
-    let known = supported(api_key).is_some_and(|range| range.contains(version));
-    let Some(api) = messages::ApiKey::try_from(api_key).ok().filter(|_| known) else {
-        return Err(unknown_version(api_key, version));
-    };
-    guard::check_response(api_key, version, &frame)?;
-    let mut rest = frame;
-    let failed = |error| undecodable(api_key, version, &error);
-    let header_version = api.response_header_version(version);
-    let header = messages::ResponseHeader::decode(&mut rest, header_version).map_err(failed)?;
-    let response = ResponseKind::decode(api, &mut rest, version).map_err(failed)?;
-    end(api_key, version, &rest)?;
-    Ok((header.correlation_id, response))
+    macro_rules! read {
+        ($(($name:ident, $request:ident, $response:ident))*) => {
+            match api_key {
+                $(<messages::$request as Request>::KEY => {
+                    let (id, response) = read_response::<messages::$request>(frame, version)?;
+                    Ok((id, ResponseKind::$name(response)))
+                })*
+                _ => Err(unknown_version(api_key, version)),
+            }
+        };
+    }
+    for_each_api!(read)
 }
 
 /// The version a response frame is really in: an ApiVersions answer that refuses our version is in version 0.
@@ -142,27 +172,35 @@ pub fn decode_request(frame: Bytes) -> Result<RequestFrame> {
     let head = request_head(&frame)?;
     let (api_key, version, correlation_id) = (head.api_key, head.version, head.correlation_id);
     let client_id = head.client_id.map(str::to_owned);
-    let known = supported(api_key).is_some_and(|range| range.contains(version));
-    let body = match messages::ApiKey::try_from(api_key) {
-        Ok(api) if known => {
-            guard::check_request(&frame)?;
-            let mut rest = frame;
-            let failed = |error| undecodable(api_key, version, &error);
-            let header_version = api.request_header_version(version);
-            messages::RequestHeader::decode(&mut rest, header_version).map_err(failed)?;
-            let request = RequestKind::decode(api, &mut rest, version).map_err(failed)?;
-            end(api_key, version, &rest)?;
-            RequestBody::Known(request)
-        }
-        _ => RequestBody::UnsupportedVersion,
-    };
+    macro_rules! read {
+        ($(($name:ident, $request:ident, $response:ident))*) => {
+            match api_key {
+                $(<messages::$request as Request>::KEY => {
+                    read_request::<messages::$request>(frame, version)?.map(RequestKind::$name)
+                })*
+                _ => None,
+            }
+        };
+    }
+    let body = for_each_api!(read).map_or(RequestBody::UnsupportedVersion, RequestBody::Known);
     Ok(RequestFrame { api_key, version, correlation_id, client_id, body })
+}
+
+fn read_request<R: Request>(frame: Bytes, version: i16) -> Result<Option<R>> {
+    if !R::VERSIONS.contains(version) {
+        return Ok(None);
+    }
+    let passed = guard::pass_request(&frame)?;
+    let mut rest = frame;
+    messages::RequestHeader::decode(&mut rest, R::request_header_version(version))
+        .map_err(|error| undecodable(R::KEY, version, &error))?;
+    R::read_body(passed, rest, version).map(Some)
 }
 
 /// Appends a whole response frame to `buf`: its length, its header, its body.
 ///
 /// # Errors
-/// Unsupported if kafka-protocol does not know the API or the version, or if the response has a field set that the
+/// Unsupported if the version is not spoken here, or if the response has a field set that the
 /// version lacks; Guard if a field is null that the version does not allow to be; Malformed if the response is one of
 /// another API. `buf` is then as it was.
 pub fn encode_response(
@@ -180,13 +218,29 @@ pub fn encode_response(
         buf,
         |buf| {
             buf.put_i32(correlation_id);
-            if response.header_version(version) >= 1 {
-                buf.put_u8(0);
-            }
-            response.encode(buf, version).map_err(|error| unencodable(api_key, version, &error))
+            write_response(response, version, buf)
         },
         |frame| guard::check_response(api_key, version, frame),
     )
+}
+
+/// What follows the correlation id: the tags of a flexible header, and the body.
+fn write_response(response: &ResponseKind, version: i16, buf: &mut BytesMut) -> Result<()> {
+    fn write<R: Request>(response: &R::Response, version: i16, buf: &mut BytesMut) -> Result<()> {
+        if R::response_header_version(version) >= 1 {
+            buf.put_u8(0);
+        }
+        R::encode_response_body(response, version, buf)
+    }
+    macro_rules! write {
+        ($(($name:ident, $request:ident, $response:ident))*) => {
+            match response {
+                $(ResponseKind::$name(response) => write::<messages::$request>(response, version, buf),)*
+                _ => Err(ProtocolError::unsupported("the response is of an API that is not spoken here")),
+            }
+        };
+    }
+    for_each_api!(write)
 }
 
 /// Which API a response belongs to; `None` for one that is newer than this list.
@@ -242,22 +296,6 @@ fn framed(
         buf.truncate(start);
     }
     done
-}
-
-fn end(api_key: i16, version: i16, rest: &[u8]) -> Result<()> {
-    if rest.is_empty() {
-        return Ok(());
-    }
-    let text = format!("{} v{version}: {} bytes follow the end", api_name(api_key), rest.len());
-    Err(ProtocolError::malformed(text))
-}
-
-fn unknown_version(api_key: i16, version: i16) -> ProtocolError {
-    ProtocolError::unsupported(format!("{} v{version} is not spoken here", api_name(api_key)))
-}
-
-fn unencodable(api_key: i16, version: i16, error: &impl std::fmt::Display) -> ProtocolError {
-    ProtocolError::unsupported(format!("{} v{version} can't be written: {error:#}", api_name(api_key)))
 }
 
 fn undecodable(api_key: i16, version: i16, error: &impl std::fmt::Display) -> ProtocolError {

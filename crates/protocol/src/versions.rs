@@ -1,19 +1,25 @@
 //! Which versions of which API are spoken: here, by a broker, and by both.
 //!
 //! A broker's advertised minimum is not always true: Kafka 4.0 to 4.3 advertise Produce 0 and close the connection on
-//! anything below 3. What is spoken here starts at the versions those brokers serve, so a negotiated version is safe.
+//! anything below 3. So Produce below 3 is negotiated only with brokers that have nothing newer.
 //! Presence proves nothing either: 3.7 to 3.9 advertise ConsumerGroupHeartbeat with the new group protocol switched off.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use kafka_protocol::messages::{self, ApiVersionsRequest, ApiVersionsResponse};
-use kafka_protocol::protocol::{Message, Request, StrBytes};
+use kafka_protocol::protocol::StrBytes;
 
+use crate::api::Request;
 use crate::apis::for_each_api;
 use crate::error::{ProtocolError, Result};
 use crate::error_code::ErrorCode;
 use crate::header::API_VERSIONS;
+
+/// The key of Produce.
+const PRODUCE: i16 = 0;
+/// The first version of Produce that carries record batches (0.11), and the first that Kafka 4 serves.
+const BATCHES_SINCE: i16 = 3;
 
 /// The versions of one API, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -50,26 +56,19 @@ impl fmt::Display for VersionRange {
     }
 }
 
-/// The versions of an API that can be spoken here in both directions; `None` if there are none.
-///
-/// It is what kafka-protocol's requests and responses both have. (Its `ApiKey::valid_versions` promises more for
-/// OffsetCommit, OffsetFetch and InitProducerId than their requests keep.)
+/// The versions of an API that can be spoken here in both directions ([`Request::VERSIONS`]); `None` for an API of which
+/// there are none.
 #[must_use]
 pub fn supported(api_key: i16) -> Option<VersionRange> {
     macro_rules! ranges {
         ($(($name:ident, $request:ident, $response:ident))*) => {
             match api_key {
-                $(<messages::$request as Request>::KEY => spoken::<messages::$request>(),)*
+                $(<messages::$request as Request>::KEY => Some(<messages::$request as Request>::VERSIONS),)*
                 _ => None,
             }
         };
     }
     for_each_api!(ranges)
-}
-
-fn spoken<R: Request>() -> Option<VersionRange> {
-    let both = R::VERSIONS.intersect(&<R::Response as Message>::VERSIONS);
-    (!both.is_empty()).then_some(VersionRange { min: both.min, max: both.max })
 }
 
 /// What one broker speaks, as it said itself in ApiVersions (KIP-35, KIP-584).
@@ -143,13 +142,16 @@ impl BrokerVersions {
     /// Unsupported if there is none; the text names all ranges.
     pub fn negotiate_within<R: Request>(&self, min: i16, max: i16) -> Result<i16> {
         let name = api_name(R::KEY);
-        let Some(ours) = spoken::<R>() else {
-            return Err(ProtocolError::unsupported(format!("{name} is not spoken here")));
-        };
+        let ours = R::VERSIONS;
         let Some(theirs) = self.range(R::KEY) else {
             return Err(ProtocolError::unsupported(format!("the broker does not offer {name}")));
         };
         let asked = VersionRange { min, max };
+        let ours = if R::KEY == PRODUCE && theirs.max >= BATCHES_SINCE {
+            VersionRange { min: BATCHES_SINCE, ..ours }
+        } else {
+            ours
+        };
         if let Some(both) = ours.intersect(asked).and_then(|range| range.intersect(theirs)) {
             return Ok(both.max);
         }
@@ -202,7 +204,7 @@ pub enum Discovered {
 
 impl Default for Discovery {
     fn default() -> Self {
-        Self { version: <ApiVersionsRequest as Message>::VERSIONS.max }
+        Self { version: <ApiVersionsRequest as Request>::VERSIONS.max }
     }
 }
 
@@ -372,8 +374,9 @@ mod tests {
             error.to_string(),
             "Produce: the broker speaks version 0 to 13, this client 3 to 13, and 0 to 2 is needed"
         );
-        assert!(broker(&[(1, 0, 3)]).negotiate::<FetchRequest>().is_err());
-        assert_eq!(broker(&[(1, 0, 4)]).negotiate::<FetchRequest>().unwrap(), 4);
+        assert_eq!(broker(&[(0, 0, 3)]).negotiate::<ProduceRequest>().unwrap(), 3);
+        assert_eq!(broker(&[(0, 0, 2)]).negotiate::<ProduceRequest>().unwrap(), 2);
+        assert_eq!(broker(&[(1, 0, 3)]).negotiate::<FetchRequest>().unwrap(), 3);
     }
 
     #[test]

@@ -68,10 +68,10 @@ fn a_response_arrives_as_it_was_sent_in_every_version() {
 #[test]
 fn frames_are_appended_and_a_failure_leaves_the_buffer_as_it_was() {
     let mut buf = BytesMut::from(&b"before"[..]);
-    let error = encode_request(&mut buf, 1, "c", 2, &ProduceRequest::default()).unwrap_err();
+    let error = encode_request(&mut buf, 1, "c", 14, &ProduceRequest::default()).unwrap_err();
     assert_eq!(
         (error.kind(), error.to_string().as_str()),
-        (ErrorKind::Unsupported, "Produce v2 is not spoken here")
+        (ErrorKind::Unsupported, "Produce v14 is not spoken here")
     );
     // Its responses have version 10, its requests do not.
     assert!(encode_request(&mut buf, 1, "c", 10, &OffsetCommitRequest::default()).is_err());
@@ -118,8 +118,8 @@ fn a_version_that_cannot_be_read_still_has_a_head_to_answer_to() {
     let request = decode_request(frame.freeze()).unwrap();
     assert_eq!((request.api_key, request.version, request.correlation_id), (18, 99, 7));
     assert_eq!((request.client_id.as_deref(), request.body), (Some("mi"), RequestBody::UnsupportedVersion));
-    // APIs nobody knows, versions Kafka dropped, versions kafka-protocol lacks.
-    for (key, version) in [(9999_i16, 0_i16), (0, 2), (8, 10), (3, -1)] {
+    // APIs nobody knows, APIs of brokers among themselves, versions nobody knows.
+    for (key, version) in [(9999_i16, 0_i16), (4, 0), (0, 14), (3, -1)] {
         let mut frame = BytesMut::new();
         frame.put_i16(key);
         frame.put_i16(version);

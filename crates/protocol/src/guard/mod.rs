@@ -65,6 +65,31 @@ pub fn check_request(frame: &[u8]) -> Result<Cost> {
     check(message, version, frame, &tables::REQUEST_HEADER, true)
 }
 
+/// Proof that the guard accepted what is about to be decoded. Only the guard makes it.
+#[derive(Debug)]
+pub struct Passed {
+    /// What decoding costs.
+    pub(crate) cost: Cost,
+}
+
+/// Checks a whole body, without a header.
+pub(crate) fn check_body(message: &Message, version: i16, body: &[u8]) -> Result<Passed> {
+    let known = message.version(version).ok_or_else(|| no_version(message, version))?;
+    walk::walk(message, known, None, body, limit(body.len()))
+        .map(|cost| Passed { cost })
+        .map_err(|refusal| refused(message, version, refusal))
+}
+
+/// As [`check_response`], for what is decoded next.
+pub(crate) fn pass_response(api_key: i16, version: i16, frame: &[u8]) -> Result<Passed> {
+    check_response(api_key, version, frame).map(|cost| Passed { cost })
+}
+
+/// As [`check_request`], for what is decoded next.
+pub(crate) fn pass_request(frame: &[u8]) -> Result<Passed> {
+    check_request(frame).map(|cost| Passed { cost })
+}
+
 /// Checks a message without a header, as found inside of other messages. Bytes after its end are not looked at.
 ///
 /// # Errors

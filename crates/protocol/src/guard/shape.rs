@@ -167,6 +167,12 @@ impl Message {
         u8::try_from(version).ok().filter(|v| self.versions.0 <= *v && *v <= self.versions.1)
     }
 
+    /// Whether Kafka has a version, and it has compact lengths and tagged fields (KIP-482).
+    #[must_use]
+    pub fn has_tags(&self, version: i16) -> bool {
+        self.version(version).is_some_and(|version| self.is_flexible(version))
+    }
+
     /// Whether a version has compact lengths and tagged fields (KIP-482).
     #[must_use]
     pub const fn is_flexible(&self, version: u8) -> bool {
