@@ -177,7 +177,9 @@ impl ClientConfig {
             ("broker_version", &self.broker_version),
             ("broker_version_fallback", &self.broker_version_fallback),
         ] {
-            if let Some(release) = release.as_deref().filter(|release| versions_of(release).is_none()) {
+            if let Some(release) =
+                release.as_deref().filter(|release| BrokerVersions::of_release(release).is_none())
+            {
                 return Err(Error::misuse(format!("{name} is {release:?}, which is no release of Kafka"))
                     .with_remedy("use one such as 0.8.2, 0.9.0, 0.10.2 or 2.8"));
             }
@@ -187,12 +189,12 @@ impl ClientConfig {
 
     /// The versions of brokers that are not to be asked.
     pub(crate) fn pinned_versions(&self) -> Option<BrokerVersions> {
-        self.broker_version.as_deref().and_then(versions_of)
+        self.broker_version.as_deref().and_then(BrokerVersions::of_release)
     }
 
     /// The versions of brokers that do not know ApiVersions, if the user says which those are.
     pub(crate) fn fallback_versions(&self) -> Option<BrokerVersions> {
-        self.broker_version_fallback.as_deref().and_then(versions_of)
+        self.broker_version_fallback.as_deref().and_then(BrokerVersions::of_release)
     }
 
     /// Reads settings by the names Kafka's Java clients use, and librdkafka's `api.version.request` and `broker.version.fallback`. Returns the configuration and the names it did not
@@ -258,15 +260,6 @@ impl ClientConfig {
 
     pub(crate) fn dialer(&self) -> Arc<dyn Dial> {
         self.dialer.clone().unwrap_or_else(|| Arc::new(TcpDialer))
-    }
-}
-
-/// What a release of Kafka speaks.
-fn versions_of(release: &str) -> Option<BrokerVersions> {
-    match release.split('.').take(2).collect::<Vec<_>>().as_slice() {
-        ["0", "8"] => Some(BrokerVersions::assumed_without_groups()),
-        ["0", "9"] => Some(BrokerVersions::assumed_pre_apiversions()),
-        _ => None,
     }
 }
 
