@@ -298,3 +298,334 @@ fn golden_bytes_are_read_and_written() {
         (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
     assert_eq!(read(bytes).unwrap(), [(5, -1, None, None)]);
 }
+
+/// Wraps messages (inner offset, time) and says at which offsets and times they are read, or which field is wrong.
+fn unwrapped(
+    format: MessageFormat,
+    offset: i64,
+    inner: &[(i64, i64)],
+) -> std::result::Result<Vec<(i64, i64)>, Option<&'static str>> {
+    let magic = format.magic() as u8;
+    let inner: Vec<u8> =
+        inner.iter().flat_map(|&(offset, time)| message(magic, offset, 0, time, None, Some(b"v"))).collect();
+    match read(wrapper(format, Compression::Gzip, offset, 77, &inner)) {
+        Ok(rows) => Ok(rows.iter().map(|row| (row.0, row.1)).collect()),
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Malformed, "{error}");
+            Err(error.field())
+        }
+    }
+}
+
+/// Only the offsets, for messages of time 3.
+fn offsets(
+    format: MessageFormat,
+    offset: i64,
+    inner: &[i64],
+) -> std::result::Result<Vec<i64>, Option<&'static str>> {
+    let inner: Vec<_> = inner.iter().map(|&offset| (offset, 3)).collect();
+    unwrapped(format, offset, &inner).map(|read| read.iter().map(|&(offset, _)| offset).collect())
+}
+
+#[test]
+fn where_the_messages_of_a_wrapper_lie() {
+    use MessageFormat::{V0, V1};
+    let offset = Err(Some("offset"));
+    let value = Err(Some("value"));
+    // Format 1: only the distance to the last one matters.
+    assert_eq!(offsets(V1, 100, &[0, 1, 2]), Ok(vec![98, 99, 100]));
+    assert_eq!(offsets(V1, 100, &[0, 2, 7]), Ok(vec![93, 95, 100]), "gaps of compaction");
+    assert_eq!(offsets(V1, 100, &[4, 5]), Ok(vec![99, 100]), "the first ones are gone");
+    assert_eq!(offsets(V1, 100, &[98, 99, 100]), Ok(vec![98, 99, 100]), "absolute");
+    assert_eq!(offsets(V1, 100, &[-2, -1]), Ok(vec![99, 100]), "relative to the last one");
+    assert_eq!(offsets(V1, 2, &[0, 1, 2]), Ok(vec![0, 1, 2]));
+    assert_eq!(offsets(V1, 100, &[7]), Ok(vec![100]));
+    assert_eq!(offsets(V1, i64::MAX - 1, &[0, 1]), Ok(vec![i64::MAX - 2, i64::MAX - 1]));
+    assert_eq!(offsets(V1, 1, &[0, 1, 2]), value, "before offset 0");
+    assert_eq!(offsets(V1, 100, &[0, i64::MIN]), value, "a distance beyond 64 bits");
+    assert_eq!(offsets(V1, 100, &[1, 1]), offset, "twice the same");
+    assert_eq!(offsets(V1, 100, &[2, 1, 3]), offset, "downwards");
+    assert_eq!(offsets(V1, 100, &[9, 3]), offset, "beyond the wrapper's");
+    assert_eq!(offsets(V1, 100, &[i64::MIN, 0]), offset);
+    assert_eq!(offsets(V1, 100, &[-200, 0]), offset);
+    // Format 0: as they stand.
+    assert_eq!(offsets(V0, 100, &[98, 99, 100]), Ok(vec![98, 99, 100]));
+    assert_eq!(offsets(V0, 100, &[5, 80]), Ok(vec![5, 80]), "the last ones are gone");
+    assert_eq!(offsets(V0, 100, &[99, 101]), offset);
+    assert_eq!(offsets(V0, 100, &[99, 99]), offset);
+    assert_eq!(offsets(V0, 100, &[-1, 100]), offset);
+    // A wrapper at offset 0 may come from a producer that leaves the offsets to the broker.
+    for format in FORMATS {
+        assert_eq!(offsets(format, 0, &[0]), Ok(vec![0]));
+        assert_eq!(offsets(format, 0, &[0, 1, 2]), Ok(vec![0, 1, 2]));
+        assert_eq!(offsets(format, 0, &[0, 0, 0]), Ok(vec![0, 0, 0]));
+        assert_eq!(offsets(format, 0, &[-1]), offset);
+        assert_eq!(offsets(format, 0, &[i64::MAX]), offset);
+        assert_eq!(offsets(format, 7, &[]), value, "no message inside");
+    }
+}
+
+#[test]
+fn what_time_the_messages_of_a_wrapper_have() {
+    let inner = [(0, 5), (1, -1), (2, 6)];
+    assert_eq!(unwrapped(MessageFormat::V1, 2, &inner), Ok(vec![(0, 5), (1, -1), (2, 6)]));
+    assert_eq!(unwrapped(MessageFormat::V0, 2, &inner), Ok(vec![(0, -1), (1, -1), (2, -1)]));
+
+    for codec in CODECS {
+        let mut builder =
+            MessageSetBuilder::new(MessageFormat::V1, codec, None).log_append_time(42).base_offset(Offset(8));
+        for time in [5, -1, 6] {
+            builder.push(time, None, None).unwrap();
+        }
+        let bytes = builder.build().unwrap();
+        for batch in batches(bytes.clone()) {
+            let batch = batch.unwrap();
+            assert_eq!(batch.timestamp_type(), TimestampType::LogAppendTime);
+            assert_eq!((batch.max_timestamp(), batch.base_timestamp()), (42, 42));
+        }
+        let times: Vec<_> = read(bytes).unwrap().iter().map(|row| (row.0, row.1)).collect();
+        assert_eq!(times, [(8, 42), (9, 42), (10, 42)], "{codec}");
+    }
+
+    // Format 0 has no times, and the bit means nothing there; nor do the bits that format 2 uses.
+    let bytes = Bytes::from(message(0, 3, 0xf8, 0, None, None));
+    let batch = only(&bytes);
+    assert_eq!((batch.timestamp_type(), batch.max_timestamp()), (TimestampType::CreateTime, -1));
+    let batch = only(&Bytes::from(message(1, 3, 0xf0, 9, None, None)));
+    assert!(!batch.is_transactional() && !batch.is_control() && !batch.has_delete_horizon());
+    assert_eq!(batch.control().unwrap(), None);
+
+    // Both formats inside of one wrapper: an old set whose wrapper was written anew.
+    let inner = [message(0, 0, 0, 0, None, None), message(1, 1, 0, 5, None, None)].concat();
+    let rows = read(wrapper(MessageFormat::V1, Compression::Gzip, 10, 77, &inner)).unwrap();
+    assert_eq!(rows, [(9, -1, None, None), (10, 5, None, None)]);
+    let rows = read(wrapper(MessageFormat::V0, Compression::Gzip, 10, 77, &inner)).unwrap();
+    assert_eq!(rows, [(0, -1, None, None), (1, 5, None, None)]);
+}
+
+fn refused(bytes: impl Into<Bytes>) -> (ErrorKind, Option<&'static str>) {
+    let error = read(bytes).unwrap_err();
+    (error.kind(), error.field())
+}
+
+#[test]
+fn a_message_that_contradicts_itself_is_refused() {
+    let malformed = |field| (ErrorKind::Malformed, Some(field));
+    for magic in [0, 1] {
+        let whole = message(magic, 9, 0, 5, Some(b"key"), Some(b"value"));
+        let key_at = if magic == 0 { 18 } else { 26 };
+        let with = |at: usize, change: &[u8]| {
+            let mut bytes = whole.clone();
+            bytes[at..at + change.len()].copy_from_slice(change);
+            let crc = crc32(&bytes[16..]);
+            bytes[12..16].copy_from_slice(&crc.to_be_bytes());
+            refused(bytes)
+        };
+        assert_eq!(with(0, &(-1i64).to_be_bytes()), malformed("offset"));
+        assert_eq!(with(0, &i64::MAX.to_be_bytes()), malformed("offset"));
+        assert_eq!(with(8, &(-1i32).to_be_bytes()), malformed("batch_length"));
+        assert_eq!(with(8, &13i32.to_be_bytes()), malformed("batch_length"));
+        assert_eq!(with(16, &[3]), (ErrorKind::Unsupported, Some("magic")));
+        assert_eq!(with(17, &[4]), (ErrorKind::Unsupported, Some("attributes")), "zstd");
+        assert_eq!(with(17, &[5]), (ErrorKind::Unsupported, Some("attributes")), "no codec");
+        assert_eq!(with(17, &[1]).0, ErrorKind::Codec, "not gzip");
+        assert_eq!(with(key_at, &(-2i32).to_be_bytes()), malformed("key"));
+        assert_eq!(with(key_at, &4i32.to_be_bytes()), malformed("value"));
+        assert_eq!(with(key_at, &i32::MAX.to_be_bytes()), malformed("key"));
+        assert_eq!(with(key_at + 7, &(-2i32).to_be_bytes()), malformed("value"));
+        assert_eq!(with(key_at + 7, &6i32.to_be_bytes()), malformed("value"));
+        assert_eq!(with(key_at + 7, &4i32.to_be_bytes()), malformed("message_size"), "a byte too many");
+        assert_eq!(refused(message(magic, 9, 1, 5, None, None)), malformed("value"), "a wrapper of nothing");
+    }
+    // The least message of format 0 is too short for format 1.
+    let mut short = message(0, 9, 0, 0, None, None);
+    short[16] = 1;
+    assert_eq!(refused(short), malformed("batch_length"));
+}
+
+#[test]
+fn a_wrapper_that_contradicts_itself_is_refused() {
+    let malformed = |field| (ErrorKind::Malformed, Some(field));
+    for format in FORMATS {
+        let magic = format.magic() as u8;
+        let good = message(magic, 0, 0, 5, None, Some(b"v"));
+        let wrap = |inner: &[u8]| wrapper(format, Compression::Lz4, 10, 5, inner);
+        assert_eq!(read(wrap(&good)).unwrap().len(), 1);
+
+        let nested = message(magic, 0, Compression::Gzip.code() as u8, 5, None, Some(b"v"));
+        assert_eq!(refused(wrap(&nested)), malformed("attributes"), "a wrapper in a wrapper");
+        let mut other = good.clone();
+        other[16] = 2;
+        assert_eq!(refused(wrap(&other)), malformed("magic"));
+        other = good.clone();
+        other[12] ^= 1;
+        assert_eq!(refused(wrap(&other)), (ErrorKind::Crc, Some("crc")));
+        for size in [-1i32, 0, 13] {
+            other = good.clone();
+            other[8..12].copy_from_slice(&size.to_be_bytes());
+            assert_eq!(refused(wrap(&other)), malformed("message_size"));
+        }
+        assert_eq!(refused(wrap(b"")), malformed("value"));
+
+        // A last one that is cut short does not count, as for Kafka; but one alone is no message.
+        let both = [&good[..], &message(magic, 1, 0, 6, None, Some(b"w"))].concat();
+        for end in 0..both.len() {
+            match read(wrap(&both[..end])) {
+                Ok(rows) => assert!(end >= good.len() && rows.len() == 1, "{end}"),
+                Err(error) => assert!(end < good.len() && error.field() == Some("value"), "{end} {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bomb_in_a_wrapper_is_an_error() {
+    for format in FORMATS {
+        for codec in [Compression::Gzip, Compression::Snappy, Compression::Lz4] {
+            let mut builder = MessageSetBuilder::new(format, codec, None);
+            builder.push(0, None, Some(&vec![0; 2 << 20])).unwrap();
+            let batch = only(&builder.build().unwrap());
+            assert_eq!(batch.records_capped(1 << 20).unwrap_err().kind(), ErrorKind::TooLarge);
+            assert_eq!(batch.records_capped(3 << 20).unwrap().count(), 1);
+        }
+    }
+}
+
+#[test]
+fn formats_follow_one_another_in_one_answer() {
+    let mut all = BytesMut::new();
+    let mut next = 100;
+    for format in [MessageFormat::V0, MessageFormat::V1] {
+        for codec in CODECS {
+            let mut builder = MessageSetBuilder::new(format, codec, None).base_offset(Offset(next));
+            for value in [b"a", b"b", b"c"] {
+                builder.push(5, None, Some(value)).unwrap();
+            }
+            all.extend_from_slice(&builder.build().unwrap());
+            next += 3;
+        }
+    }
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    for value in [b"a", b"b", b"c"] {
+        builder.push(5, None, Some(value), []).unwrap();
+    }
+    let last = BatchIdentity { base_offset: Offset(next), ..BatchIdentity::default() };
+    all.extend_from_slice(&builder.build(last).unwrap());
+    let all = all.freeze();
+    let rows = read(all.clone()).unwrap();
+    assert!(rows.iter().map(|row| row.0).eq(100..next + 3), "{rows:?}");
+    let magics: Vec<_> = batches(all.clone()).map(|batch| batch.unwrap().magic()).collect();
+    assert_eq!(magics, [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2]);
+    // A cut anywhere is a partial tail, whatever the formats on its two sides.
+    for end in 0..all.len() {
+        assert!(read(all.slice(..end)).is_ok(), "{end}");
+    }
+}
+
+#[test]
+fn lz4_is_written_as_each_format_wants_it_and_read_either_way() {
+    for format in FORMATS {
+        let mut builder = MessageSetBuilder::new(format, Compression::Lz4, None);
+        builder.push(5, None, Some(b"value")).unwrap();
+        let bytes = builder.build().unwrap();
+        let magic = bytes.windows(4).position(|window| window == [0x04, 0x22, 0x4d, 0x18]).unwrap();
+        // KAFKA-3160: before format 1, the checksum of the frame's header covers the magic number too.
+        let check = if format == MessageFormat::V0 { 0x1a } else { 0x82 };
+        assert_eq!(bytes[magic + 6], check);
+        for other in [0x1a, 0x82] {
+            let mut bytes = bytes.to_vec();
+            bytes[magic + 6] = other;
+            let crc = crc32(&bytes[16..]);
+            bytes[12..16].copy_from_slice(&crc.to_be_bytes());
+            assert_eq!(read(bytes).unwrap().len(), 1);
+        }
+    }
+}
+
+#[test]
+fn raw_snappy_is_read() {
+    let inner = message(0, 0, 0, 0, Some(b"k"), Some(b"v"));
+    // One literal: the length of all, then its own length - 1 in the tag's upper bits.
+    let mut raw = vec![inner.len() as u8, (inner.len() as u8 - 1) << 2];
+    raw.extend_from_slice(&inner);
+    let bytes = message(0, 0, Compression::Snappy.code() as u8, 0, None, Some(&raw));
+    assert_eq!(read(bytes).unwrap(), [(0, -1, Some(b"k".to_vec()), Some(b"v".to_vec()))]);
+}
+
+#[test]
+fn the_builder_refuses_what_the_formats_cannot_hold() {
+    for format in FORMATS {
+        let new = |codec, level| MessageSetBuilder::new(format, codec, level);
+        assert_eq!(new(Compression::None, None).build().unwrap_err().kind(), ErrorKind::Malformed);
+        for (codec, level) in
+            [(Compression::Zstd, None), (Compression::Gzip, Some(10)), (Compression::None, Some(1))]
+        {
+            let mut builder = new(codec, level);
+            builder.push(0, None, None).unwrap();
+            assert_eq!(builder.build().unwrap_err().kind(), ErrorKind::Unsupported);
+        }
+        for level in 1..=9 {
+            let mut builder = new(Compression::Gzip, Some(level));
+            builder.push(0, None, Some(&[7; 1000])).unwrap();
+            assert_eq!(read(builder.build().unwrap()).unwrap().len(), 1);
+        }
+        let mut builder = new(Compression::None, None);
+        builder.push_at(Offset(5), 0, None, None).unwrap();
+        let size = builder.size_bytes();
+        for offset in [i64::MIN, -1, 4, 5, i64::MAX] {
+            let error = builder.push_at(Offset(offset), 0, None, None).unwrap_err();
+            assert_eq!((error.kind(), error.field()), (ErrorKind::Malformed, Some("offset")));
+        }
+        let gigabyte = vec![0u8; 1 << 30];
+        let error = builder.push(0, Some(&gigabyte), Some(&gigabyte)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        assert_eq!((builder.size_bytes(), builder.record_count()), (size, 1));
+    }
+}
+
+#[test]
+fn what_an_older_format_cannot_say_is_not_dropped_in_silence() {
+    let batch = |compression, headers: &[Header<'_>], identity| {
+        let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
+        builder.push(1, None, None, []).unwrap();
+        builder.push(2, None, None, headers.iter().copied()).unwrap();
+        only(&builder.build(identity).unwrap())
+    };
+    let plain = BatchIdentity { base_offset: Offset(70), ..BatchIdentity::default() };
+    let producer = BatchIdentity {
+        producer_id: ProducerId(1),
+        producer_epoch: ProducerEpoch(0),
+        base_sequence: Sequence(0),
+        ..plain
+    };
+    let marker = build_control_batch(Offset(5), ProducerId(1), ProducerEpoch(0), ControlKind::Commit, 0, 0);
+    let header = [Header { name: "h", value: None }];
+    for format in FORMATS {
+        let refused = |batch: &RecordBatch| {
+            let error = convert_to_message_set(batch, format).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            error.to_string()
+        };
+        assert!(convert_to_message_set(&batch(Compression::Gzip, &[], plain), format).is_ok());
+        let text = refused(&batch(Compression::Gzip, &header, plain));
+        assert!(text.contains("record 1 of the batch, at offset 71, has headers"), "{text}");
+        assert!(refused(&batch(Compression::Zstd, &[], plain)).contains("zstd"));
+        assert!(refused(&batch(Compression::None, &[], producer)).contains("producer id"));
+        let transactional = BatchIdentity { transactional: true, ..producer };
+        assert!(refused(&batch(Compression::None, &[], transactional)).contains("transaction"));
+        assert!(refused(&only(&marker)).contains("control"));
+    }
+}
+
+#[test]
+fn what_a_broker_stamps_into_batches_is_not_written_into_messages() {
+    for magic in [0, 1] {
+        let before = message(magic, 3, 0, 5, Some(&[0; 80]), None);
+        let mut bytes = before.clone();
+        let error = set_base_offset(&mut bytes, Offset(1), LeaderEpoch(1)).unwrap_err();
+        assert_eq!((error.kind(), error.field()), (ErrorKind::Unsupported, Some("magic")));
+        assert!(set_log_append_time(&mut bytes, 1).is_err());
+        assert!(set_identity(&mut bytes, &BatchIdentity::default()).is_err());
+        assert_eq!(bytes, before);
+    }
+}

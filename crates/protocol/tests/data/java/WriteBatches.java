@@ -8,11 +8,14 @@ import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.*;
 import java.util.Arrays;
+import java.util.function.LongPredicate;
 import org.apache.kafka.common.compress.Compression;
 import org.apache.kafka.common.header.Header;
 import org.apache.kafka.common.header.internals.RecordHeader;
 import org.apache.kafka.common.record.*;
 import org.apache.kafka.common.record.internal.*;
+import org.apache.kafka.common.record.internal.Record;
+import org.apache.kafka.common.utils.BufferSupplier;
 import org.apache.kafka.common.utils.ByteBufferOutputStream;
 
 public class WriteBatches {
@@ -30,6 +33,35 @@ public class WriteBatches {
         MemoryRecords marker = MemoryRecords.withEndTransactionMarker(
             1000L, 1_700_000_000_000L, 4, 77L, (short) 3, new EndTransactionMarker(ControlRecordType.ABORT, 12));
         Files.write(to.resolve("abort.batch"), bytes(marker.buffer()));
+
+        // What a broker makes of batches: the time of the append, and what the cleaner leaves.
+        MemoryRecordsBuilder appended = new MemoryRecordsBuilder(
+            new ByteBufferOutputStream(1 << 20), (byte) 2, Compression.lz4().build(), TimestampType.LOG_APPEND_TIME,
+            500L, 1_700_000_099_000L, RecordBatch.NO_PRODUCER_ID, RecordBatch.NO_PRODUCER_EPOCH,
+            RecordBatch.NO_SEQUENCE, false, false, 4, 1 << 20);
+        fill(appended, 20);
+        Files.write(to.resolve("append.batch"), bytes(appended.build().buffer()));
+        byte[] whole = Files.readAllBytes(to.resolve("gzip.batch"));
+        Files.write(to.resolve("compacted.batch"), cleaned(whole, 0, o -> o % 3 != 0 && o < 890));
+        Files.write(to.resolve("emptied.batch"), cleaned(whole, 0, o -> false));
+        Files.write(to.resolve("horizon.batch"), cleaned(whole, 86_400_000, o -> o % 100 < 50));
+    }
+
+    // What the log cleaner leaves of a batch if only some offsets stay. With a retention it also notes when the
+    // tombstones may go: 86400000 ms after 1700000500000.
+    static byte[] cleaned(byte[] batch, long retention, LongPredicate stays) {
+        ByteBuffer out = ByteBuffer.allocate(1 << 20);
+        MemoryRecords.RecordFilter filter = new MemoryRecords.RecordFilter(1_700_000_500_000L, retention) {
+            @Override protected BatchRetentionResult checkBatchRetention(RecordBatch batch) {
+                return new BatchRetentionResult(BatchRetention.RETAIN_EMPTY, false);
+            }
+            @Override protected boolean shouldRetainRecord(RecordBatch batch, Record record) {
+                return stays.test(record.offset());
+            }
+        };
+        MemoryRecords.readableRecords(ByteBuffer.wrap(batch)).filterTo(filter, out, BufferSupplier.create());
+        out.flip();
+        return bytes(out);
     }
 
     // Record i: time 1700000000000 + i, key "key-i" (null when i % 5 == 4), value of 100 bytes (null when i % 7 == 6),
@@ -38,6 +70,11 @@ public class WriteBatches {
         MemoryRecordsBuilder builder = new MemoryRecordsBuilder(
             new ByteBufferOutputStream(1 << 20), (byte) 2, compression, TimestampType.CREATE_TIME,
             500L, RecordBatch.NO_TIMESTAMP, 77L, (short) 3, 21, true, false, 4, 1 << 20);
+        fill(builder, records);
+        Files.write(file, bytes(builder.build().buffer()));
+    }
+
+    static void fill(MemoryRecordsBuilder builder, int records) {
         for (int i = 0; i < records; i++) {
             byte[] key = i % 5 == 4 ? null : ("key-" + i).getBytes(StandardCharsets.UTF_8);
             byte[] value = new byte[100];
@@ -48,7 +85,6 @@ public class WriteBatches {
                 new RecordHeader("\u00e9", new byte[0]) };
             builder.append(1_700_000_000_000L + i, key, i % 7 == 6 ? null : value, headers);
         }
-        Files.write(file, bytes(builder.build().buffer()));
     }
 
     static void read(Path file) throws Exception {
@@ -56,7 +92,7 @@ public class WriteBatches {
             batch.ensureValid();
             long hash = 7;
             int count = 0;
-            for (org.apache.kafka.common.record.internal.Record record : batch) {
+            for (Record record : batch) {
                 record.ensureValid();
                 count++;
                 hash = hash * 31 + record.offset();

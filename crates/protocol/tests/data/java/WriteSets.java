@@ -4,7 +4,8 @@
 //   java -cp 'kafka-clients-3.9.1.jar:lz4-java-1.8.0.jar:snappy-java-1.1.10.5.jar:zstd-jni-1.5.6-4.jar:slf4j-api-1.7.36.jar' \
 //        WriteSets.java .
 //
-// and, given files instead of a folder, reads sets and prints each record that Kafka finds in them.
+// and, given files instead of a folder, reads them (batches of format 2 as well) and prints each record that Kafka
+// finds there.
 import java.io.ByteArrayOutputStream;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
@@ -13,6 +14,7 @@ import java.util.Arrays;
 import java.util.HexFormat;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.compress.Compression;
+import org.apache.kafka.common.header.Header;
 import org.apache.kafka.common.record.*;
 import org.apache.kafka.common.record.Record;
 import org.apache.kafka.common.utils.BufferSupplier;
@@ -93,7 +95,12 @@ public class WriteSets {
                 out.append(' ').append(batch.lastOffset());
                 out.append(' ').append(record.offset()).append(' ').append(record.timestamp());
                 out.append(' ').append(record.hasKey() ? hex(record.key()) : "null");
-                out.append(' ').append(record.hasValue() ? hex(record.value()) : "null").append('\n');
+                out.append(' ').append(record.hasValue() ? hex(record.value()) : "null");
+                for (Header header : record.headers()) {
+                    out.append(' ').append(header.key()).append('=');
+                    out.append(header.value() == null ? "null" : hex(ByteBuffer.wrap(header.value())));
+                }
+                out.append('\n');
             }
         }
         System.out.print(out);
