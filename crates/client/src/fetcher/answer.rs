@@ -207,3 +207,199 @@ fn check_batch(batch: &RecordBatch, end: Option<Offset>) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::BytesMut;
+    use milena_core::cluster::Scope;
+    use milena_protocol::guard::sample::Sampler;
+    use milena_protocol::messages::fetch_response::{
+        AbortedTransaction, FetchResponse, FetchableTopicResponse, PartitionData,
+    };
+    use milena_protocol::messages::metadata_response::{MetadataResponse, MetadataResponseTopic};
+    use milena_protocol::messages::{FetchRequest, TopicName};
+    use milena_protocol::records::{
+        BatchBuilder, BatchIdentity, BatchOptions, MessageFormat, MessageSetBuilder,
+    };
+    use milena_protocol::types::ProducerId;
+    use milena_protocol::{Request, ResponseKind, StrBytes, encode_response, frame};
+    use uuid::Uuid;
+
+    const TOPICS: [&str; 2] = ["a", "b"];
+
+    /// Both topics, with the ids 1 and 2.
+    fn cluster() -> Cluster {
+        let topics = TOPICS.iter().zip(1..).map(|(name, id)| {
+            MetadataResponseTopic::default()
+                .with_name(Some(TopicName(StrBytes::from_static_str(name))))
+                .with_topic_id(Uuid::from_u128(id))
+        });
+        Cluster::new().merge(&MetadataResponse::default().with_topics(topics.collect()), Scope::All)
+    }
+
+    fn question() -> Vec<FetchFrom> {
+        let one = |topic, partition| FetchFrom::new(TopicPartition::new(topic, partition), Offset(40));
+        vec![one("b", 1), one("a", 0), one("a", 1)]
+    }
+
+    fn topic(name: &'static str, version: i16, partitions: Vec<PartitionData>) -> FetchableTopicResponse {
+        let topic = FetchableTopicResponse::default().with_partitions(partitions);
+        if version < TOPIC_IDS_FROM {
+            return topic.with_topic(TopicName(StrBytes::from_static_str(name)));
+        }
+        let place = TOPICS.iter().position(|known| *known == name);
+        topic.with_topic_id(Uuid::from_u128(place.map_or(99, |place| place as u128 + 1)))
+    }
+
+    fn partition(index: i32, version: i16) -> PartitionData {
+        PartitionData::default()
+            .with_partition_index(index)
+            .with_high_watermark(44)
+            .with_records(Some(records(version)))
+    }
+
+    /// The offsets 40 to 42, in the format of the brokers that have this version.
+    fn records(version: i16) -> Bytes {
+        let format = match version {
+            0 | 1 => MessageFormat::V0,
+            2 | 3 => MessageFormat::V1,
+            _ => {
+                let mut builder = BatchBuilder::new(BatchOptions::default());
+                for value in [b"x", b"y", b"z"] {
+                    builder.push(1, None, Some(value), []).unwrap();
+                }
+                let batch =
+                    builder.build(BatchIdentity { base_offset: Offset(40), ..BatchIdentity::default() });
+                return batch.unwrap();
+            }
+        };
+        let mut builder =
+            MessageSetBuilder::new(format, milena_protocol::compression::Compression::None, None)
+                .base_offset(Offset(40));
+        for value in [b"x", b"y", b"z"] {
+            builder.push(1, None, Some(value)).unwrap();
+        }
+        builder.build().unwrap()
+    }
+
+    fn view(response: FetchResponse, version: i16) -> FetchView {
+        let mut out = BytesMut::new();
+        encode_response(&mut out, FetchRequest::KEY, version, 7, &ResponseKind::Fetch(response)).unwrap();
+        FetchView::read(frame::split(&mut out, frame::DEFAULT_MAX).unwrap().unwrap(), version).unwrap()
+    }
+
+    fn answered(topics: Vec<FetchableTopicResponse>, version: i16) -> Result<Vec<Fetched>> {
+        let view = view(FetchResponse::default().with_responses(topics), version);
+        read(&view, &question(), &FetchOptions::default(), &cluster())
+    }
+
+    fn versions() -> std::ops::RangeInclusive<i16> {
+        assert_eq!(<FetchRequest as Request>::VERSIONS.min, 0);
+        0..=<FetchRequest as Request>::VERSIONS.max
+    }
+
+    #[test]
+    fn an_answer_of_any_version_is_given_in_the_order_of_the_question() {
+        for version in versions() {
+            let broken = partition(1, version).with_error_code(ErrorCode::NOT_LEADER_OR_FOLLOWER.0);
+            let answers = answered(
+                vec![
+                    topic("a", version, vec![broken, partition(0, version)]),
+                    topic("b", version, vec![partition(1, version)]),
+                ],
+                version,
+            );
+            let answers = answers.unwrap();
+            let names: Vec<String> = answers.iter().map(|fetched| fetched.tp.to_string()).collect();
+            assert_eq!(names, ["b-1", "a-0", "a-1"], "v{version}");
+            for fetched in answers.iter().take(2) {
+                let records = fetched.owned_records().unwrap();
+                let seen: Vec<(i64, &[u8])> = records
+                    .iter()
+                    .map(|record| (record.offset.0, record.value.as_deref().unwrap_or_default()))
+                    .collect();
+                assert_eq!(seen, [(40, &b"x"[..]), (41, b"y"), (42, b"z")], "v{version}");
+                assert_eq!(fetched.next_offset(), Offset(43));
+                assert_eq!(fetched.high_watermark, Offset(44));
+            }
+            let error = answers.last().and_then(|fetched| fetched.error.as_ref()).unwrap();
+            assert_eq!(error.code(), Some(ErrorCode::NOT_LEADER_OR_FOLLOWER));
+        }
+    }
+
+    #[test]
+    fn an_answer_of_any_version_that_does_not_fit_the_question_is_refused() {
+        let text = |result: Result<Vec<Fetched>>| result.unwrap_err().to_string();
+        for version in versions() {
+            let strange = topic("c", version, Vec::new());
+            assert!(text(answered(vec![strange], version)).contains("not asked for"), "v{version}");
+            let strange = topic("b", version, vec![partition(0, version)]);
+            let refused = text(answered(vec![strange], version));
+            assert!(refused.contains("not asked for") && refused.contains("b-0"), "v{version}: {refused}");
+            let twice = topic("a", version, vec![partition(0, version), partition(0, version)]);
+            assert!(text(answered(vec![twice], version)).contains("twice"), "v{version}");
+            let twice = || topic("a", version, vec![partition(0, version)]);
+            assert!(text(answered(vec![twice(), twice()], version)).contains("twice"), "v{version}");
+            let rest = answered(vec![topic("a", version, vec![partition(0, version)])], version).unwrap();
+            let missing: Vec<bool> = rest.iter().map(|fetched| fetched.error.is_some()).collect();
+            assert_eq!(missing, [true, false, true], "v{version}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_larger_than_the_limit_of_an_old_broker_names_the_limit() {
+        for version in 0..3 {
+            let cut = records(version).slice(..20);
+            let one = partition(0, version).with_records(Some(cut));
+            let answers = answered(vec![topic("a", version, vec![one])], version).unwrap();
+            let error = answers.get(1).and_then(|fetched| fetched.error.as_ref()).unwrap().to_string();
+            assert!(error.contains("partition_max_bytes"), "v{version}: {error}");
+        }
+    }
+
+    #[test]
+    fn aborted_transactions_are_kept_for_who_reads_committed() {
+        let aborted = AbortedTransaction::default().with_producer_id(9.into()).with_first_offset(41);
+        for version in versions().skip(4) {
+            let one = partition(0, version).with_aborted_transactions(Some(vec![aborted.clone()]));
+            let response = FetchResponse::default().with_responses(vec![topic("a", version, vec![one])]);
+            let view = view(response, version);
+            for (isolation, expected) in [
+                (Isolation::ReadUncommitted, &[][..]),
+                (Isolation::ReadCommitted, &[(ProducerId(9), Offset(41))]),
+            ] {
+                let options = FetchOptions { isolation, ..FetchOptions::default() };
+                let answers = read(&view, &question(), &options, &cluster()).unwrap();
+                assert_eq!(answers.get(1).unwrap().aborted, expected, "v{version}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_quota_that_is_used_up_is_no_lie_of_the_broker() {
+        for version in versions().skip(1) {
+            let response = FetchResponse::default().with_throttle_time_ms(250);
+            let view = view(response, version);
+            let answers = read(&view, &question(), &FetchOptions::default(), &cluster()).unwrap();
+            let error = answers.first().and_then(|fetched| fetched.error.as_ref()).unwrap();
+            assert_eq!(error.kind(), ErrorKind::Timeout, "v{version}");
+            assert!(error.to_string().contains("250 ms"), "{error}");
+        }
+    }
+
+    /// Whatever a broker says in good form: an error, or one answer for each entry of the question.
+    #[test]
+    fn any_answer_is_read_to_its_end() {
+        for version in versions() {
+            let mut sampler = Sampler::new(version as u64);
+            for _ in 0..200 {
+                let frame = sampler.response(FetchRequest::KEY, version).unwrap();
+                let view = FetchView::read(frame.into(), version).unwrap();
+                if let Ok(answers) = read(&view, &question(), &FetchOptions::default(), &cluster()) {
+                    assert_eq!(answers.len(), 3);
+                }
+            }
+        }
+    }
+}
