@@ -47,8 +47,8 @@ public class WriteBatches {
         Files.write(to.resolve("horizon.batch"), cleaned(whole, 86_400_000, o -> o % 100 < 50));
     }
 
-    // What the log cleaner leaves of a batch if only some offsets stay. With a retention it also notes when the
-    // tombstones may go: 86400000 ms after 1700000500000.
+    // What the log cleaner leaves of a batch, at 1700000500000, if only some offsets stay. If tombstones are among them,
+    // it notes when those may go: after the retention.
     static byte[] cleaned(byte[] batch, long retention, LongPredicate stays) {
         ByteBuffer out = ByteBuffer.allocate(1 << 20);
         MemoryRecords.RecordFilter filter = new MemoryRecords.RecordFilter(1_700_000_500_000L, retention) {
