@@ -1,14 +1,16 @@
 //! A finished batch whose identity can still change, and what a broker rewrites in a batch.
 
 use super::builder::{BatchIdentity, identify, seal};
+use super::checksum::Tail;
 use super::layout::{self, HEADER_LEN, attributes, bytes_at};
 use crate::error::{ProtocolError, Result};
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
 use bytes::{Bytes, BytesMut};
 use std::fmt;
 
-/// From this size on it is cheaper to combine two checksums (some microseconds) than to read the body again.
-const COMBINE_FROM: usize = 64 * 1024;
+/// From this size on it is cheaper to put two checksums together (some hundred nanoseconds) than to read the body
+/// again.
+const COMBINE_FROM: usize = 8 * 1024;
 
 /// A finished batch. Its records are fixed; its identity can be stamped anew, as a producer must when its epoch
 /// changed before the batch was written.
@@ -17,7 +19,7 @@ const COMBINE_FROM: usize = 64 * 1024;
 pub struct FrozenBatch {
     bytes: Bytes,
     /// Checksum of everything behind the header, kept for bodies of [`COMBINE_FROM`] bytes and more.
-    body_crc: Option<u32>,
+    body: Option<Tail>,
     identity: BatchIdentity,
     count: u32,
     max_timestamp: i64,
@@ -26,10 +28,10 @@ pub struct FrozenBatch {
 impl FrozenBatch {
     pub(super) fn new(bytes: Vec<u8>, count: u32, max_timestamp: i64) -> Self {
         let body = bytes.get(HEADER_LEN..).unwrap_or_default();
-        let body_crc = (body.len() >= COMBINE_FROM).then(|| crc32c::crc32c(body));
+        let body = (body.len() >= COMBINE_FROM).then(|| Tail::new(body));
         let mut batch = Self {
             bytes: Bytes::from(bytes),
-            body_crc,
+            body,
             identity: BatchIdentity::default(),
             count,
             max_timestamp,
@@ -56,11 +58,8 @@ impl FrozenBatch {
             .try_into_mut()
             .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
         identify(&mut bytes, identity);
-        let crc = match self.body_crc {
-            Some(body) => {
-                let head = crc32c::crc32c(bytes.get(layout::CRC_FROM..HEADER_LEN).unwrap_or_default());
-                crc32c::crc32c_combine(head, body, bytes.len().saturating_sub(HEADER_LEN))
-            }
+        let crc = match self.body {
+            Some(body) => body.behind(bytes.get(layout::CRC_FROM..HEADER_LEN).unwrap_or_default()),
             None => crc32c::crc32c(bytes.get(layout::CRC_FROM..).unwrap_or_default()),
         };
         layout::put(&mut bytes, &layout::CRC, &crc.to_be_bytes());

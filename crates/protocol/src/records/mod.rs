@@ -1,4 +1,13 @@
-//! Record batches: what Produce sends and Fetch brings (format 2, KIP-98; since Kafka 0.11).
+//! Records: what Produce sends and Fetch brings, in Kafka's three formats.
+//!
+//! | format | brokers | here |
+//! |---|---|---|
+//! | 2, record batches (KIP-98) | since 0.11 | read, and written by [`BatchBuilder`] |
+//! | 1, message sets with times (KIP-31, KIP-32) | 0.10 | read, and written by [`MessageSetBuilder`] |
+//! | 0, message sets | before 0.10 | as 1 |
+//!
+//! Newer brokers still serve the older formats from segments of those times, and an answer may hold all three. They are
+//! read in one way: a message of a set is a [`RecordBatch`] like any other.
 //!
 //! Reading is lazy. [`RecordBatch`] is a view over the bytes of one batch with its header parsed; [`Records`] are
 //! its records, decompressed; [`RecordIter`] reads them one after another as borrowed [`Record`]s, and
@@ -6,7 +15,8 @@
 //! bytes make a reader panic, hang, or reserve memory by a number they contain.
 //!
 //! Writing is incremental. [`BatchBuilder`] encodes each record once, [`FrozenBatch`] is the finished batch with
-//! an identity that can still be stamped.
+//! an identity that can still be stamped. For a broker that does not know format 2, [`convert_to_message_set`] writes
+//! a batch anew, and says no where that would lose something.
 //!
 //! ```
 //! use milena_protocol::records::{BatchBuilder, BatchIdentity, BatchOptions, Header, batches};
@@ -29,6 +39,7 @@
 
 mod batch;
 mod builder;
+mod checksum;
 mod control;
 mod frozen;
 mod iter;
