@@ -5,7 +5,9 @@ use allocation_counter::{AllocationInfo, measure};
 use bytes::Bytes;
 use milena_protocol::ErrorKind;
 use milena_protocol::compression::{Compression, compress, decompress, decompress_into};
-use milena_protocol::records::{BatchBuilder, BatchIdentity, BatchOptions, Header, RecordBatch};
+use milena_protocol::records::{
+    BatchBuilder, BatchIdentity, BatchOptions, Header, MessageFormat, MessageSetBuilder, RecordBatch, batches,
+};
 use milena_protocol::{ProducerEpoch, ProducerId, Sequence};
 
 const CODECS: [Compression; 4] =
@@ -217,5 +219,35 @@ fn states_that_are_large_are_not_kept() {
             scope.spawn(run).join().unwrap()
         });
         assert!(held <= 9 << 20, "{codec} level {level}: {held} bytes");
+    }
+}
+
+#[test]
+fn reading_message_sets_allocates_nothing_per_record() {
+    for format in [MessageFormat::V0, MessageFormat::V1] {
+        for codec in [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4] {
+            let mut builder = MessageSetBuilder::new(format, codec, None);
+            for i in 0..10_000i64 {
+                builder.push(i, Some(&i.to_be_bytes()), Some(&[7; 100])).unwrap();
+            }
+            let bytes = builder.build().unwrap();
+            let read = || {
+                batches(bytes.clone()).fold(0, |count, batch| {
+                    let batch = batch.unwrap();
+                    batch.verify_crc().unwrap();
+                    let records = batch.records().unwrap();
+                    count
+                        + records
+                            .iter()
+                            .map(|record| record.unwrap().value.unwrap().len() / 100)
+                            .sum::<usize>()
+                })
+            };
+            // The first set of a thread makes the codec's state.
+            assert_eq!(read(), 10_000);
+            let (count, info) = counted(read);
+            assert_eq!(count, 10_000);
+            assert!(info.count_total <= if codec == Compression::None { 1 } else { 5 }, "{codec}: {info:?}");
+        }
     }
 }

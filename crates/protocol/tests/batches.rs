@@ -592,3 +592,22 @@ fn a_stamp_is_right_for_small_and_large_batches() {
         assert_eq!(frozen.identity().base_sequence, Sequence(5));
     }
 }
+
+#[test]
+fn a_batch_may_be_as_large_as_the_cap_and_not_a_byte_larger() {
+    for codec in [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+        let mut builder = BatchBuilder::new(BatchOptions { compression: codec, ..BatchOptions::default() });
+        for value in [&[7u8; 300_000][..], &[8; 3]] {
+            builder.push(0, None, Some(value), [Header { name: "h", value: None }; 3]).unwrap();
+        }
+        let content = builder.size_bytes() - HEADER_LEN;
+        let batch = one(&builder.build(BatchIdentity::default()).unwrap());
+        batch.verify_crc().unwrap();
+        let records = batch.records_capped(content).unwrap();
+        assert_eq!(
+            (records.buffer().len(), records.iter().filter(|record| record.is_ok()).count()),
+            (content, 2)
+        );
+        assert_eq!(batch.records_capped(content - 1).unwrap_err().kind(), ErrorKind::TooLarge, "{codec}");
+    }
+}
