@@ -119,6 +119,14 @@ impl Env {
         }
     }
 
+    /// The release of a real Kafka, as "4.3.1", or "unknown"; `None` on the embedded broker.
+    pub fn version(&self) -> Option<&str> {
+        match &self.place {
+            Place::Embedded(_) => None,
+            Place::Real(kafka) => Some(kafka.version()),
+        }
+    }
+
     /// True on a real Kafka.
     pub fn is_real(&self) -> bool {
         matches!(self.place, Place::Real(_))

@@ -580,7 +580,11 @@ fn delivery_error(failure: Failure, cause: Option<&Error>, timeout: Duration) ->
         Failure::NotWritten => {
             let kind = stopped.map_or(ErrorKind::Timeout, Error::kind);
             let why = if stopped.is_some() { String::new() } else { format!(" within {timeout:?}") };
-            Error::new(kind, format!("not written{why}{because}"))
+            let error = Error::new(kind, format!("not written{why}{because}"));
+            match stopped.and_then(Error::remedy) {
+                Some(remedy) => error.with_remedy(remedy.to_owned()),
+                None => error,
+            }
         }
         Failure::MaybeWritten => {
             let kind = stopped.map_or(ErrorKind::Timeout, Error::kind);

@@ -165,12 +165,18 @@ impl Router {
     async fn refused_idempotence(&self, error: Error) -> Error {
         let deadline = tokio::time::Instant::now() + LOOK;
         let age = match self.engine.client.any_versions(deadline).await {
-            Ok(versions) => format!("a broker of Kafka {}", release_of(&versions)),
-            Err(_) => "a broker before Kafka 0.11".to_owned(),
+            Ok(versions) => release_of(&versions),
+            Err(_) => "before 0.11",
         };
-        error.with_remedy(format!(
-            "idempotence is required and this is {age}: set idempotence = WhenPossible to go without, or use Kafka 0.11 or later"
-        ))
+        let text =
+            format!("idempotence is required, and this is a broker of Kafka {age}: {}", error.message());
+        let refused = Error::new(ErrorKind::Unsupported, text)
+            .with_api("InitProducerId")
+            .with_remedy("set idempotence = WhenPossible to go without, or use Kafka 0.11 or later");
+        match error.broker() {
+            Some(broker) => refused.with_broker(broker),
+            None => refused,
+        }
     }
 
     /// Gives partitions to the lanes of their leaders, after adding them to the transaction.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use milena_protocol::versions::BrokerVersions;
+
 /// The level of the finalized feature `transaction.version` (KIP-890).
 ///
 /// It only decides what ApiVersions announces. As on Kafka, the client chooses the generation by the versions it
@@ -67,6 +69,9 @@ pub struct BrokerConfig {
     /// Highest version announced and accepted by API key, to look like an older broker: `(26, 4)` is a broker without
     /// EndTxn 5. A negative version removes the API. Default none.
     pub version_limits: BTreeMap<i16, i16>,
+    /// What the broker speaks as an older release; set by [`as_release`](Self::as_release). Default none: all of Kafka 4.1 that
+    /// it knows.
+    pub versions: Option<BrokerVersions>,
     /// Wall clock at the broker's start, in milliseconds since 1970. Default 1,767,225,600,000 (2026-01-01); a broker that
     /// listens takes the real time when it is this default.
     pub start_time_ms: i64,
@@ -96,6 +101,7 @@ impl Default for BrokerConfig {
             validate_records: true,
             partial_batches: true,
             version_limits: BTreeMap::new(),
+            versions: None,
             start_time_ms: DEFAULT_START_TIME_MS,
             seed: 1,
         }

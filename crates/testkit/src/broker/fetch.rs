@@ -12,6 +12,7 @@ use milena_protocol::messages::{FetchRequest, FetchResponse};
 
 use super::connection::{Reply, Wait};
 use super::log::{PartitionLog, Span};
+use super::release::written_for;
 use super::topics::Topic;
 use super::{Broker, Outcome};
 
@@ -178,7 +179,8 @@ impl Broker {
                 })
                 .collect()
         });
-        bounds(data, log).with_aborted_transactions(aborted).with_records(Some(slice.join()))
+        let records = written_for(version, slice.join());
+        bounds(data, log).with_aborted_transactions(aborted).with_records(Some(records))
     }
 }
 

@@ -18,6 +18,7 @@ mod log;
 mod offsets;
 mod produce;
 mod producer_state;
+mod release;
 mod rng;
 mod topics;
 mod transactions;
@@ -37,6 +38,7 @@ pub use inspect::{LoggedBatch, TransactionView};
 use connection::{Connection, Ready, Reply, Wait};
 use coordinator::Coordinator;
 use groups::Groups;
+use release::UnknownApi;
 use rng::Rng;
 use topics::Topics;
 
@@ -236,8 +238,12 @@ impl Broker {
             Some(Fault::Error(_)) | None => {}
         }
         let kind = match frame.body {
-            RequestBody::Known(kind) if self.serves(frame.api_key, frame.version) => kind,
-            _ if frame.api_key == ApiKey::ApiVersions as i16 => {
+            RequestBody::Known(mut kind) if self.serves(frame.api_key, frame.version) => {
+                release::in_zookeeper(frame.version, &mut kind);
+                kind
+            }
+            _ if self.config.unknown_api() == UnknownApi::Silence => return self.park(id, Wait::Forever),
+            _ if frame.api_key == ApiKey::ApiVersions as i16 && self.config.knows_api_versions() => {
                 reply.version = 0;
                 let refusal = self.api_versions(0, ErrorCode::UNSUPPORTED_VERSION);
                 return self.answer(now, id, &reply, &refusal.into());

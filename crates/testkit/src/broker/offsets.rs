@@ -134,6 +134,8 @@ fn list_offset(
         // Kafka looks in the whole log and tells nothing if what it finds is not to be read yet.
         MAX_TIMESTAMP if version >= 7 => Ok(log.find_max_timestamp().filter(|(offset, ..)| *offset < end)),
         LATEST_TIERED if version >= 9 => Ok(None),
+        // Version 0 finds segments by the time they were last written. There is one here, written just now.
+        timestamp if timestamp >= 0 && version == 0 => Ok(None),
         timestamp if timestamp >= 0 => Ok(log.find_timestamp(timestamp, end)),
         _ => Err(ErrorCode::UNSUPPORTED_VERSION),
     }

@@ -13,6 +13,7 @@ use super::connection::{Reply, Wait};
 use super::coordinator::Identity;
 use super::log::Appended;
 use super::producer_state::UnknownProducer;
+use super::release::read_produced;
 use super::topics::Topic;
 use super::{Broker, MARKER_PATIENCE, Outcome};
 
@@ -113,7 +114,8 @@ impl Broker {
             return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER);
         }
         let log_start = log.start();
-        let mut batch = self.check_batch(topic, context.acks, data.records.unwrap_or_default())?;
+        let records = read_produced(context.version, data.records.unwrap_or_default())?;
+        let mut batch = self.check_batch(topic, context.acks, records)?;
         self.join_transaction(now, context, name, data.index, &batch)?;
         let topic = self.topics.by_name_mut(name).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
         let mut log_append_time = -1;
@@ -141,11 +143,11 @@ impl Broker {
         }
     }
 
-    /// Checks a batch by itself: Produce 3 and later carry exactly one, of format 2.
+    /// Checks a batch by itself: a request carries exactly one, of format 2 (once it was read).
     fn check_batch(&self, topic: &Topic, acks: i16, mut bytes: Bytes) -> Result<RecordBatch, ErrorCode> {
         let size = bytes.len();
         let batch = match RecordBatch::parse(&mut bytes) {
-            Ok(Some(batch)) if bytes.is_empty() => batch,
+            Ok(Some(batch)) if bytes.is_empty() && batch.magic() == 2 => batch,
             Ok(Some(_)) => return Err(ErrorCode::INVALID_RECORD),
             Ok(None) => return Err(ErrorCode::INVALID_RECORD),
             Err(error) if error.kind() == ErrorKind::Unsupported => return Err(ErrorCode::INVALID_RECORD),

@@ -140,8 +140,9 @@ impl Broker {
             .with_host(StrBytes::from_string(self.config.host.clone()))
             .with_port(i32::from(self.config.port))
             .with_rack(self.rack().filter(|_| version >= 1));
+        let nobody = self.topics.iter().next().is_none() && self.config.knows_nobody_without_topics();
         MetadataResponse::default()
-            .with_brokers(vec![broker])
+            .with_brokers(if nobody { Vec::new() } else { vec![broker] })
             .with_cluster_id(Some(self.cluster_id()).filter(|_| version >= 2))
             .with_controller_id(self.config.node_id.into())
             .with_topics(answers)

@@ -4,7 +4,7 @@ use milena_protocol::messages::ApiVersionsResponse;
 use milena_protocol::messages::api_versions_response::{
     ApiVersion, FinalizedFeatureKey, SupportedFeatureKey,
 };
-use milena_protocol::{ErrorCode, StrBytes};
+use milena_protocol::{ErrorCode, StrBytes, VersionRange};
 
 use super::Broker;
 
@@ -47,19 +47,26 @@ impl Broker {
     fn announced(&self) -> impl Iterator<Item = (i16, i16, i16)> {
         SERVED.iter().filter_map(|&(key, min, max, _)| {
             let max = self.config.version_limits.get(&key).map_or(max, |limit| max.min(*limit));
-            (max >= min).then_some((key, min, max))
+            let range = match &self.config.versions {
+                // What Kafka 4 dropped is read and written by the protocol crate all the same.
+                Some(versions) => versions.range(key)?.intersect(VersionRange { min: 0, max })?,
+                None => VersionRange { min, max },
+            };
+            (range.max >= range.min).then_some((key, range.min, range.max))
         })
     }
 
     pub(super) fn serves(&self, api_key: i16, version: i16) -> bool {
         let lowest = SERVED.iter().find(|(key, ..)| *key == api_key).map(|&(_, _, _, lowest)| lowest);
-        self.announced().any(|(key, _, max)| {
+        self.announced().any(|(key, min, max)| {
+            let lowest = if self.config.versions.is_some() { Some(min) } else { lowest };
             key == api_key && version <= max && lowest.is_some_and(|lowest| version >= lowest)
         })
     }
 
     pub(super) fn api_versions(&self, version: i16, error: ErrorCode) -> ApiVersionsResponse {
-        let apis = self.announced().map(|(key, min, max)| {
+        let told = error.is_ok() || self.config.tells_versions_in_refusal();
+        let apis = self.announced().filter(|_| told).map(|(key, min, max)| {
             ApiVersion::default().with_api_key(key).with_min_version(min).with_max_version(max)
         });
         let mut response =
