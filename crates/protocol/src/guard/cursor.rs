@@ -147,3 +147,71 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every reader of frames stands on these steps, so comparing one with another would not show a mistake in them.
+    #[test]
+    fn a_varint_has_at_most_32_bits_in_at_most_5_bytes() {
+        let read = |bytes: &[u8]| {
+            let mut cursor = Cursor::new(bytes);
+            cursor.varint().map(|value| (value, cursor.left()))
+        };
+        assert_eq!(read(&[0]), Ok((0, 0)));
+        assert_eq!(read(&[0x7f, 9]), Ok((127, 1)));
+        assert_eq!(read(&[0x80, 0x01]), Ok((128, 0)));
+        assert_eq!(read(&[0xff, 0xff, 0x7f, 9]), Ok((0x1f_ffff, 1)));
+        assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0x0f]), Ok((u32::MAX, 0)));
+        assert_eq!(read(&[0x80, 0x80, 0x80, 0x80, 0x00]), Ok((0, 0)));
+        for fifth in 0x10..=0x7f {
+            assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, fifth]), Err(Why::Varint), "{fifth:#x}");
+        }
+        assert_eq!(read(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x00]), Err(Why::Varint));
+        for length in 0..5 {
+            assert_eq!(read(&[0x80; 5][..length]), Err(Why::Short));
+        }
+    }
+
+    #[test]
+    fn a_length_is_null_negative_or_right_in_each_of_its_forms() {
+        let read = |bytes: &[u8], compact, text| Cursor::new(bytes).length(compact, text);
+        assert_eq!(read(&[0], true, false), Ok(None));
+        assert_eq!(read(&[1], true, true), Ok(Some(0)));
+        assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0x0f], true, true), Ok(Some(u32::MAX - 1)));
+        assert_eq!(read(&[0xff, 0xff], false, true), Ok(None));
+        assert_eq!(read(&[0xff, 0xfe], false, true), Err(Why::Negative));
+        assert_eq!(read(&[0x80, 0], false, true), Err(Why::Negative));
+        assert_eq!(read(&[0x7f, 0xff], false, true), Ok(Some(0x7fff)));
+        assert_eq!(read(&[0xff; 4], false, false), Ok(None));
+        assert_eq!(read(&[0x80, 0, 0, 0], false, false), Err(Why::Negative));
+        assert_eq!(read(&[0x7f, 0xff, 0xff, 0xff], false, false), Ok(Some(0x7fff_ffff)));
+        assert_eq!(read(&[0, 0, 0], false, false), Err(Why::Short));
+    }
+
+    #[test]
+    fn a_step_that_fails_takes_nothing() {
+        let mut cursor = Cursor::new(&[1, 2, 0xff]);
+        assert_eq!(cursor.skip(4), Err(Why::Short));
+        assert_eq!(cursor.take::<4>(), Err(Why::Short));
+        assert_eq!(cursor.skip(2), Ok(&[1, 2][..]));
+        assert_eq!(cursor.left(), 1);
+        assert_eq!(cursor.text(1), Err(Why::Utf8));
+    }
+
+    #[test]
+    fn a_tagged_field_sees_its_own_bytes_and_must_use_them() {
+        let mut cursor = Cursor::new(&[1, 2, 3, 4, 5]);
+        let outer = cursor.enter(3).unwrap();
+        assert_eq!((cursor.left(), cursor.left_of_frame()), (3, 5));
+        assert_eq!(cursor.skip(4), Err(Why::Short));
+        assert_eq!(cursor.skip(2), Ok(&[1, 2][..]));
+        assert_eq!(cursor.leave(outer), Err(Why::TagSize));
+        assert_eq!(cursor.left_of_frame(), 3);
+        assert_eq!(cursor.skip(1), Ok(&[3][..]));
+        cursor.leave(outer).unwrap();
+        assert_eq!((cursor.left(), cursor.left_of_frame()), (2, 2));
+        assert_eq!(cursor.enter(3), Err(Why::Short));
+    }
+}
