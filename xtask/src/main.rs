@@ -8,6 +8,7 @@ mod engine;
 mod fuzz;
 mod gates;
 mod image;
+mod interop;
 mod jars;
 mod kafka;
 mod parity;
@@ -35,6 +36,8 @@ enum Chore {
     Parity(parity::Args),
     /// Run the tests of the workspace; those that need a real Kafka find or start one.
     Test(TestArgs),
+    /// Who reads what whom wrote: milena, Java and librdkafka on a real Kafka.
+    Interop(interop::Args),
     /// Check the rules about dependencies: no runtime in the pure crates, no C, no newer Rust than declared.
     Gates,
     /// Run what CI runs.
@@ -156,6 +159,7 @@ fn run(chore: Chore) -> anyhow::Result<()> {
         Chore::Test(TestArgs { kafka, require_kafka, real_only, arguments }) => {
             chores::test(&chores::TestRun { kafka: &kafka, require_kafka, real_only, arguments: &arguments })
         }
+        Chore::Interop(arguments) => interop::matrix(&arguments),
         Chore::Gates => gates::check(),
         Chore::Ci => chores::ci(),
         Chore::Fuzz(arguments) => fuzz::fuzz(&arguments),

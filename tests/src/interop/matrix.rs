@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use milena::{Client, Compression, NewTopic};
@@ -117,9 +117,10 @@ struct Topic {
     failure: Option<String>,
 }
 
-/// A shape's script in a file, and what comes of it.
+/// A shape's script in files, and what comes of it.
 struct Written {
-    script: PathBuf,
+    /// Each part, and where the partitions end after it.
+    parts: Vec<(PathBuf, Vec<i64>)>,
     log: Log,
 }
 
@@ -129,6 +130,8 @@ struct Written {
 /// When the matrix can't be run at all: an agent does not start, topics can't be created. What goes wrong in a cell is in the
 /// report.
 pub async fn run(bootstrap: &str, kit: &Kit, matrix: &Matrix, scratch: &Path) -> Result<Report, String> {
+    let began = Instant::now();
+    let lap = |what: &str| eprintln!("{:6.1} s: {what}", began.elapsed().as_secs_f32());
     let client = Client::connect(bootstrap).await.map_err(|error| format!("{bootstrap}: {error}"))?;
     let scripts = scripts(matrix, scratch)?;
     let mut agents = kit.start(bootstrap).await?;
@@ -149,7 +152,9 @@ pub async fn run(bootstrap: &str, kit: &Kit, matrix: &Matrix, scratch: &Path) ->
         .collect();
     broker::create(&client, &new).await?;
     broker::hurry_cleaner(&client).await;
-    write_all(&mut agents, &mut topics, &scripts, matrix.idempotent).await;
+    lap("topics created");
+    write_all(&client, &mut agents, &mut topics, &scripts, matrix.idempotent).await;
+    lap("written");
     let mut compacted = [0; 3];
     for topic in &mut topics {
         let Some(Written { log, .. }) = scripts.get(&topic.case.shape) else { continue };
@@ -162,7 +167,9 @@ pub async fn run(bootstrap: &str, kit: &Kit, matrix: &Matrix, scratch: &Path) ->
             Err(failure) => topic.failure = Some(failure),
         }
     }
+    lap("looked at the batches");
     let cells = read_all(&mut agents, &topics, &scripts).await;
+    lap("read");
     let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
     // A broker that keeps them does not make the comparison wrong.
     let _ = client.admin().delete_topics(&names).await;
@@ -183,15 +190,20 @@ fn scripts(matrix: &Matrix, scratch: &Path) -> Result<BTreeMap<Shape, Written>, 
             continue;
         }
         let script = shape.script(matrix.seed, i64::try_from(now).unwrap_or_default());
-        let file = scratch.join(format!("{shape}.script"));
-        std::fs::write(&file, script.lines()).map_err(|error| format!("{}: {error}", file.display()))?;
+        let mut parts = Vec::new();
+        for (number, (part, ends)) in script.parts().into_iter().enumerate() {
+            let file = scratch.join(format!("{shape}-{number}.script"));
+            std::fs::write(&file, part.lines()).map_err(|error| format!("{}: {error}", file.display()))?;
+            parts.push((file, ends));
+        }
         let log = if *shape == Shape::Compacted { script.log().compacted() } else { script.log() };
-        scripts.insert(*shape, Written { script: file, log });
+        scripts.insert(*shape, Written { parts, log });
     }
     Ok(scripts)
 }
 
 async fn write_all(
+    client: &Client,
     agents: &mut [Agent],
     topics: &mut [Topic],
     scripts: &BTreeMap<Shape, Written>,
@@ -206,9 +218,17 @@ async fn write_all(
         rest = others;
         writers.push(async move {
             for topic in own {
-                let Some(Written { script, .. }) = scripts.get(&topic.case.shape) else { continue };
-                let written = agent.write(&topic.name, &topic.case, idempotent, script).await;
-                topic.failure = written.err().map(|error| format!("writing: {error}"));
+                let Some(Written { parts, .. }) = scripts.get(&topic.case.shape) else { continue };
+                for (script, ends) in parts {
+                    let mut outcome = agent.write(&topic.name, &topic.case, idempotent, script).await;
+                    if outcome.is_ok() {
+                        outcome = broker::settled(client, &topic.name, ends).await;
+                    }
+                    topic.failure = outcome.err().map(|error| format!("writing: {error}"));
+                    if topic.failure.is_some() {
+                        break;
+                    }
+                }
             }
         });
     }
@@ -219,7 +239,6 @@ async fn inspect(client: &Client, topic: &Topic, log: &Log) -> Result<Stored, St
     if let Some(failure) = &topic.failure {
         return Err(failure.clone());
     }
-    broker::settled(client, &topic.name, log).await?;
     if topic.case.shape == Shape::Compacted {
         broker::cleaned(client, &topic.name, log).await?;
     }

@@ -90,6 +90,32 @@ impl Script {
         lines
     }
 
+    /// The script in parts, to be run one after the other, each when the log ends where the one before leaves it: the marker of a
+    /// transaction may be written after its producer was answered, and another producer would not wait for it.
+    #[must_use]
+    pub fn parts(&self) -> Vec<(Self, Vec<i64>)> {
+        let mut parts = Vec::new();
+        let (mut begin, mut transactional) = (0, false);
+        for (place, step) in self.steps.iter().enumerate() {
+            if let Step::Producer { transactional: next } = step {
+                if transactional {
+                    parts.push(self.part(begin, place));
+                    begin = place;
+                }
+                transactional = *next;
+            }
+        }
+        parts.push(self.part(begin, self.steps.len()));
+        parts
+    }
+
+    /// The steps between two places, and where the log ends after them.
+    fn part(&self, begin: usize, end: usize) -> (Self, Vec<i64>) {
+        let steps = |skipped: usize| self.steps.iter().take(end).skip(skipped).cloned().collect();
+        let script = |steps| Self { partitions: self.partitions, steps };
+        (script(steps(begin)), script(steps(0)).log().ends)
+    }
+
     /// What a topic holds once the script was run: records get the next offset of their partition, and so does the marker that
     /// ends a transaction, in each partition that the transaction wrote to.
     ///
@@ -297,6 +323,26 @@ mod tests {
         let log = Script { partitions: 1, steps }.log().compacted();
         let offsets: Vec<_> = log.partitions[0].iter().map(|record| record.offset).collect();
         assert_eq!((offsets, log.ends), (vec![1, 2], vec![5]));
+    }
+
+    #[test]
+    fn another_producer_waits_for_markers() {
+        let producer = |transactional| Step::Producer { transactional };
+        let steps = vec![
+            producer(false),
+            entry(0, "a"),
+            producer(true),
+            Step::Begin,
+            entry(0, "b"),
+            Step::Commit,
+            producer(false),
+            entry(0, "c"),
+        ];
+        let script = Script { partitions: 1, steps };
+        let parts = script.parts();
+        let ends: Vec<_> = parts.iter().map(|(part, ends)| (part.steps.len(), ends[0])).collect();
+        assert_eq!(ends, [(6, 3), (2, 4)]);
+        assert_eq!(parts.iter().map(|(part, _)| part.lines()).collect::<String>(), script.lines());
     }
 
     #[test]

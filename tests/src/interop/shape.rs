@@ -155,7 +155,8 @@ fn headers(mut rng: Rng) -> Vec<Entry> {
         vec![("h", some("1")), ("h", some("2")), ("h", some("1"))],
         vec![("null", None), ("empty", some("")), ("null", None)],
         vec![("", some("an empty name")), ("", None)],
-        vec![("é\u{1F980}\0", Some(vec![0, 255, 128])), ("\u{FFFD}", some("\r\n"))],
+        // No NUL: librdkafka's names are C strings.
+        vec![("é\u{1F980}", Some(vec![0, 255, 128])), ("\u{FFFD}", some("\r\n"))],
         vec![(&long, Some(random(&mut rng, 9000)))],
         // Their number takes two bytes.
         (0..200).map(|place| ("many", (place % 3 != 0).then(|| vec![place; 3]))).collect(),
