@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use milena::protocol::guard::response_message;
+use milena::protocol::versions::api_name;
 
 use crate::offset::{OffsetArg, StartArg};
 
@@ -35,6 +37,25 @@ Examples:
   milena consume -b localhost:9092 -t greetings -o -10 -e -J
   milena consume -b localhost:9092 -t greetings -p 0 -o @2026-01-31T12:00:00Z -c 100
   milena consume -b localhost:9092 -t greetings -f '%p/%o %T %k=%s (%h)\\n'";
+
+const FRAME_EXAMPLES: &str = "\
+Examples:
+  milena frame 0012 0004 0000 0001 0003 666f6f 00 01 01 00          a request, in hexadecimal
+  milena frame --api Metadata --version 12 - < answer.hex           a response, from standard input
+  milena frame --requests to-broker.bin --responses from-broker.bin what went over a connection
+  milena frame --requests frames/ --responses frames/ --format json a folder of one frame a file
+
+A raw file holds what went one way over a connection: frames behind their lengths, one after another. Responses are
+told by the request of the same correlation id. The command fails if anything in the frames is malformed.";
+
+const RECORDS_EXAMPLES: &str = "\
+Examples:
+  milena records /var/lib/kafka/orders-0/00000000000000000000.log
+  milena records /var/lib/kafka/orders-0 --headers-only
+  milena records /var/lib/kafka/orders-0 --verify
+  milena records segment.log --from-offset 1200 -J
+
+A log that a broker is writing may end in a partial batch, and in zeros if it was preallocated: neither is a fault.";
 
 /// Kafka from the shell: produce, consume, copy exactly once, look around.
 #[derive(Debug, Parser)]
@@ -97,6 +118,10 @@ pub(crate) enum Command {
     Offsets(Offsets),
     /// Show which versions of which requests each broker speaks.
     ApiVersions(ApiVersions),
+    /// Show requests and responses field by field, from their bytes.
+    Frame(Frame),
+    /// Show the batches and records in log files of a broker.
+    Records(Records),
     /// Run the embedded broker, for tests and trials; it keeps records in memory only.
     Broker(Broker),
     /// Print the completion script of a shell.
@@ -379,6 +404,70 @@ pub(crate) struct ApiVersions {
     pub(crate) cluster: Cluster,
 }
 
+/// `milena frame`.
+#[derive(Debug, Clone, Args)]
+#[command(after_long_help = FRAME_EXAMPLES)]
+pub(crate) struct Frame {
+    /// Frames in hexadecimal, with or without their length; spaces, colons, commas and 0x are passed over.
+    /// `-` reads more of it from standard input.
+    #[arg(value_name = "HEX", conflicts_with_all = ["file", "requests", "responses"])]
+    pub(crate) hex: Vec<String>,
+    /// Raw bytes of one direction of a connection: requests, or responses if --api says to what.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["requests", "responses"])]
+    pub(crate) file: Option<PathBuf>,
+    /// Requests: a raw file, or a folder of one frame a file.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) requests: Option<PathBuf>,
+    /// Responses: a raw file, or a folder of one frame a file.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) responses: Option<PathBuf>,
+    /// What is given are responses of this API, by its name or its key.
+    #[arg(long, value_name = "API", value_parser = api_key, requires = "api_version", conflicts_with = "requests")]
+    pub(crate) api: Option<i16>,
+    /// The version of these responses.
+    #[arg(long = "version", id = "api_version", value_name = "N", requires = "api")]
+    pub(crate) version: Option<i16>,
+    /// Cut longer keys, values and byte fields; in text 64 bytes without it.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_bytes: Option<usize>,
+    /// Do not open record data.
+    #[arg(long)]
+    pub(crate) no_records: bool,
+    /// Where each field stands in its frame, and how many bytes it takes.
+    #[arg(long)]
+    pub(crate) offsets: bool,
+    /// One JSON object per frame.
+    #[arg(short = 'J', long)]
+    pub(crate) json: bool,
+    /// List the APIs and versions that can be shown.
+    #[arg(long, exclusive = true)]
+    pub(crate) apis: bool,
+}
+
+/// `milena records`.
+#[derive(Debug, Clone, Args)]
+#[command(after_long_help = RECORDS_EXAMPLES)]
+pub(crate) struct Records {
+    /// Log files, or folders of them.
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Show batches, and not their records.
+    #[arg(long, visible_alias = "batches", conflicts_with = "verify")]
+    pub(crate) headers_only: bool,
+    /// Only check everything, records too; the command fails if anything is damaged.
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Begin with the record of this offset.
+    #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(0..))]
+    pub(crate) from_offset: Option<i64>,
+    /// Cut longer keys and values; in text 64 bytes without it.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_bytes: Option<usize>,
+    /// One JSON object per batch.
+    #[arg(short = 'J', long)]
+    pub(crate) json: bool,
+}
+
 /// `milena broker`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Broker {
@@ -404,6 +493,16 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write it like 500ms, 10s or 5m"))?;
     if parsed.is_zero() { Err("must be more than zero".into()) } else { Ok(parsed) }
+}
+
+/// An API by its name in any case, or by its key.
+fn api_key(text: &str) -> Result<i16, String> {
+    let known = |key: &i16| response_message(*key).is_some();
+    let found = match text.parse::<i16>() {
+        Ok(key) => Some(key).filter(known),
+        Err(_) => (0..=i16::MAX).filter(known).find(|key| api_name(*key).eq_ignore_ascii_case(text)),
+    };
+    found.ok_or_else(|| format!("`{text}` is no API; `milena frame --apis` lists them"))
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod connect;
 mod demo;
+mod dump;
 mod logging;
 mod offset;
 mod output;
@@ -49,6 +50,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Topics(args) => commands::topics::run(&global, args.action).await?,
         Command::Offsets(args) => commands::offsets::run(&global, &args).await?,
         Command::ApiVersions(args) => commands::api_versions::run(&global, &args).await?,
+        Command::Frame(args) => commands::frame::run(&global, &args)?,
+        Command::Records(args) => commands::records::run(&global, &args)?,
         Command::Broker(args) => commands::broker::run(&args).await?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "milena", &mut std::io::stdout());

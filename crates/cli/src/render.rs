@@ -199,19 +199,28 @@ struct Envelope<'a> {
     payload_encoding: Option<&'static str>,
 }
 
+/// Bytes in JSON: UTF-8 as it is, others as base64.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Text<'a> {
+pub(crate) enum Text<'a> {
     Utf8(&'a str),
     Base64(String),
 }
 
 impl<'a> Text<'a> {
-    fn of(bytes: &'a [u8]) -> Self {
+    pub(crate) fn of(bytes: &'a [u8]) -> Self {
         std::str::from_utf8(bytes).map_or_else(|_| Self::Base64(BASE64.encode(bytes)), Self::Utf8)
     }
 
-    fn encoding(&self) -> Option<&'static str> {
+    /// The first bytes, so many at most, and no half character.
+    pub(crate) fn cut(bytes: &'a [u8], max: usize) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Utf8(text.get(..text.floor_char_boundary(max)).unwrap_or_default()),
+            Err(_) => Self::Base64(BASE64.encode(bytes.get(..max).unwrap_or(bytes))),
+        }
+    }
+
+    pub(crate) fn encoding(&self) -> Option<&'static str> {
         matches!(self, Self::Base64(_)).then_some("base64")
     }
 }

@@ -89,6 +89,12 @@ impl ProtocolError {
         self.0.kind
     }
 
+    /// What is wrong, without the byte and the field.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.0.text
+    }
+
     /// The byte at which reading failed, counted from the start of what was read, if known.
     #[must_use]
     pub fn at(&self) -> Option<usize> {
@@ -131,6 +137,7 @@ mod tests {
         assert_eq!(size_of::<ProtocolError>(), size_of::<usize>());
         let error = ProtocolError::truncated("the frame ends").with_field("brokers").with_at(9);
         assert_eq!(error.to_string(), "the frame ends (field brokers, byte 9)");
+        assert_eq!(error.reason(), "the frame ends");
         assert_eq!(format!("{error:?}"), "Truncated: the frame ends (field brokers, byte 9)");
         assert_eq!(
             (error.kind(), error.at(), error.field()),

@@ -25,6 +25,8 @@
 //! # Ok::<(), milena_protocol::dump::Fault>(())
 //! ```
 
+mod inside;
+mod leader_change;
 mod pieces;
 mod walk;
 
@@ -33,6 +35,8 @@ use std::ops::Range;
 
 use uuid::Uuid;
 
+pub use inside::{Inside, inside};
+pub use leader_change::LeaderChange;
 pub use pieces::{Announced, HEAD_LEN, Piece, Pieces, announced, pieces};
 pub use walk::Dump;
 
