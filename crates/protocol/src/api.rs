@@ -88,55 +88,55 @@ pub trait Request: Clone + PartialEq + Debug + Send + Sync + Sized + 'static {
     fn read_response_body(passed: Passed, body: Bytes, version: i16) -> Result<Self::Response>;
 }
 
-/// The versions kafka-protocol has of both a request and its response.
-///
-/// (Its `ApiKey::valid_versions` promises more for OffsetCommit, OffsetFetch and InitProducerId than their requests keep.)
-const fn direct(
-    request: kafka_protocol::protocol::VersionRange,
-    response: kafka_protocol::protocol::VersionRange,
-) -> VersionRange {
-    VersionRange {
-        min: if request.min > response.min { request.min } else { response.min },
-        max: if request.max < response.max { request.max } else { response.max },
-    }
-}
-
-/// The versions of an API that need no rewriting.
-trait Spoken {
+/// The versions that kafka-protocol has of a message, and so need no rewriting.
+trait Direct {
     const DIRECT: VersionRange;
 }
 
 macro_rules! requests {
     ($(($name:ident, $request:ident, $response:ident))*) => {$(
-        impl Spoken for messages::$request {
-            const DIRECT: VersionRange = direct(
-                <messages::$request as Message>::VERSIONS,
-                <messages::$response as Message>::VERSIONS,
-            );
+        impl Direct for messages::$request {
+            const DIRECT: VersionRange = ours(<Self as Message>::VERSIONS);
+        }
+
+        impl Direct for messages::$response {
+            const DIRECT: VersionRange = ours(<Self as Message>::VERSIONS);
         }
 
         impl Request for messages::$request {
             const KEY: i16 = <Self as kafka_protocol::protocol::Request>::KEY;
-            const VERSIONS: VersionRange = legacy::spoken(<Self as Request>::KEY, <Self as Spoken>::DIRECT);
+            const VERSIONS: VersionRange = legacy::spoken(
+                <Self as Request>::KEY,
+                Self::DIRECT,
+                <messages::$response as Direct>::DIRECT,
+            );
             type Response = messages::$response;
 
             fn encode_body(&self, version: i16, buf: &mut BytesMut) -> Result<()> {
-                legacy::encode(spoken::<Self>(guard::request_message, version)?, Self::DIRECT, self, version, buf)
+                let shape = spoken::<Self>(guard::request_message, version)?;
+                legacy::encode(shape, Self::DIRECT, self, version, buf)
             }
 
             fn encode_response_body(response: &Self::Response, version: i16, buf: &mut BytesMut) -> Result<()> {
-                legacy::encode(spoken::<Self>(guard::response_message, version)?, Self::DIRECT, response, version, buf)
+                let shape = spoken::<Self>(guard::response_message, version)?;
+                legacy::encode(shape, Self::Response::DIRECT, response, version, buf)
             }
 
             fn read_body(passed: Passed, body: Bytes, version: i16) -> Result<Self> {
-                legacy::decode(spoken::<Self>(guard::request_message, version)?, Self::DIRECT, &passed, body, version)
+                let shape = spoken::<Self>(guard::request_message, version)?;
+                legacy::decode(shape, Self::DIRECT, &passed, body, version)
             }
 
             fn read_response_body(passed: Passed, body: Bytes, version: i16) -> Result<Self::Response> {
-                legacy::decode(spoken::<Self>(guard::response_message, version)?, Self::DIRECT, &passed, body, version)
+                let shape = spoken::<Self>(guard::response_message, version)?;
+                legacy::decode(shape, Self::Response::DIRECT, &passed, body, version)
             }
         }
     )*};
+}
+
+const fn ours(range: kafka_protocol::protocol::VersionRange) -> VersionRange {
+    VersionRange { min: range.min, max: range.max }
 }
 
 for_each_api!(requests);

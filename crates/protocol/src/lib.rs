@@ -6,7 +6,7 @@
 //!
 //! - [`frame`]: where a frame begins and ends in a stream
 //! - [`request`]: requests and responses as frames, on either side of a connection
-//! - [`legacy`]: versions that kafka-protocol lacks
+//! - [`legacy`], [`newer`]: versions that kafka-protocol lacks
 //! - [`versions`]: what is spoken here, what a broker speaks, and the best of both
 //! - [`records`], [`compression`]: record batches, read without copying, and their codecs
 //! - [`produce`], [`fetch`]: Produce requests as scatter lists, Fetch responses read in place
@@ -49,6 +49,7 @@ pub mod frame;
 pub mod guard;
 pub mod header;
 pub mod legacy;
+pub mod newer;
 pub mod produce;
 pub mod records;
 mod releases;

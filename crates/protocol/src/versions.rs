@@ -18,6 +18,8 @@ use crate::header::API_VERSIONS;
 
 /// The key of Produce.
 const PRODUCE: i16 = 0;
+const OFFSET_COMMIT: i16 = 8;
+const OFFSET_FETCH: i16 = 9;
 /// The first version of Produce that carries record batches (0.11), and the first that Kafka 4 serves.
 const BATCHES_SINCE: i16 = 3;
 
@@ -130,10 +132,14 @@ impl BrokerVersions {
 
     /// The highest version of a request that the broker and this crate both speak.
     ///
+    /// Except that OffsetCommit and OffsetFetch are at most 9: version 10 names topics by id alone, so it has to be asked
+    /// for with [`negotiate_within`](Self::negotiate_within) by who has ids (see [`newer`](crate::newer)).
+    ///
     /// # Errors
     /// Unsupported if there is none; the text names both ranges.
     pub fn negotiate<R: Request>(&self) -> Result<i16> {
-        self.negotiate_within::<R>(0, i16::MAX)
+        let by_name = matches!(R::KEY, OFFSET_COMMIT | OFFSET_FETCH);
+        self.negotiate_within::<R>(0, if by_name { 9 } else { i16::MAX })
     }
 
     /// As [`negotiate`](Self::negotiate), but only among the versions `min` to `max`, both included.
@@ -156,7 +162,7 @@ impl BrokerVersions {
             return Ok(both.max);
         }
         let mut text = format!("{name}: the broker speaks version {theirs}, this client {ours}");
-        if (min, max) != (0, i16::MAX) {
+        if min != 0 || ours.max > max {
             text.push_str(&format!(", and {asked} is needed"));
         }
         Err(ProtocolError::unsupported(text))

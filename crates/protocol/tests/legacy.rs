@@ -39,7 +39,10 @@ fn request<R: Request>(version: i16, request: &R, body: &str) {
     assert_eq!(&R::decode_body(body.clone(), version).unwrap(), request, "v{version} read");
     let mut frame = BytesMut::new();
     encode_request(&mut frame, 7, "c", version, request).unwrap();
-    let head = [&R::KEY.to_be_bytes()[..], &version.to_be_bytes(), &[0, 0, 0, 7, 0, 1, b'c']].concat();
+    let mut head = [&R::KEY.to_be_bytes()[..], &version.to_be_bytes(), &[0, 0, 0, 7, 0, 1, b'c']].concat();
+    if R::request_header_version(version) == 2 {
+        head.push(0);
+    }
     assert_eq!(&frame[4..], [&head[..], &body].concat(), "v{version} framed");
     let frame = frame.split_off(4).freeze();
     for cut in 0..frame.len() {
@@ -414,12 +417,77 @@ fn what_an_old_version_cannot_say_is_an_error_and_what_may_be_ignored_is_left_ou
     encode_request(&mut BytesMut::new(), 1, "c", 3, &committed).unwrap();
 }
 
+#[test]
+fn fields_that_kafka_protocol_has_no_place_for_have_names() {
+    use messages::describe_share_group_offsets_response::{
+        DescribeShareGroupOffsetsResponseGroup, DescribeShareGroupOffsetsResponsePartition,
+        DescribeShareGroupOffsetsResponseTopic,
+    };
+    use milena_protocol::newer::{IsRenewAck, Lag, ShareAcquireMode};
+    let partition = DescribeShareGroupOffsetsResponsePartition::default()
+        .with_partition_index(1)
+        .with_start_offset(2)
+        .with_leader_epoch(3)
+        .with_error_message(None)
+        .with_lag(300);
+    let described = DescribeShareGroupOffsetsResponseTopic::default()
+        .with_topic_name(topic("t"))
+        .with_partitions(vec![partition]);
+    let described = DescribeShareGroupOffsetsResponseGroup::default()
+        .with_group_id(messages::GroupId(text("g")))
+        .with_topics(vec![described])
+        .with_error_message(None);
+    let described = messages::DescribeShareGroupOffsetsResponse::default().with_groups(vec![described]);
+    let body = |lag: &str| {
+        hex(&format!(
+            "00000000 02 02 67
+             02 02 74 00000000000000000000000000000000
+             02 00000001 0000000000000002 00000003 {lag} 0000 00 00
+             00 0000 00 00 00"
+        ))
+    };
+    type Describe = messages::DescribeShareGroupOffsetsRequest;
+    let mut written = BytesMut::new();
+    Describe::encode_response_body(&described, 1, &mut written).unwrap();
+    assert_eq!(written, body("000000000000012c"));
+    let read = Describe::decode_response_body(written.freeze(), 1).unwrap();
+    assert_eq!(read, described);
+    assert_eq!(read.groups[0].topics[0].partitions[0].lag(), Some(300));
+    // Version 0 has no lag, and a tag that is ours is never sent.
+    let mut written = BytesMut::new();
+    Describe::encode_response_body(&described, 0, &mut written).unwrap();
+    assert_eq!(written, body(""));
+    let read = Describe::decode_response_body(written.freeze(), 0).unwrap();
+    assert_eq!(read.groups[0].topics[0].partitions[0].lag(), None);
+
+    // The default may be left out by whoever is asked in an old version, another value may not.
+    let asked = messages::ShareFetchRequest::default().with_share_acquire_mode(1).with_is_renew_ack(false);
+    let mut written = BytesMut::new();
+    asked.encode_body(2, &mut written).unwrap();
+    let read = messages::ShareFetchRequest::decode_body(written.freeze(), 2).unwrap();
+    assert_eq!((read.share_acquire_mode(), read.is_renew_ack()), (Some(1), None));
+    asked.encode_body(1, &mut BytesMut::new()).unwrap();
+    let error = asked.with_is_renew_ack(true).encode_body(1, &mut BytesMut::new()).unwrap_err();
+    assert_eq!((error.kind(), error.field()), (ErrorKind::Unsupported, Some("is_renew_ack")));
+
+    let id = uuid::Uuid::from_u128(0x0102_0304);
+    let topic = messages::offset_commit_request::OffsetCommitRequestTopic::default().with_topic_id(id);
+    let asked = messages::OffsetCommitRequest::default()
+        .with_group_id(messages::GroupId(text("g")))
+        .with_group_instance_id(None)
+        .with_topics(vec![topic]);
+    request(10, &asked, "02 67 ffffffff 01 00 02 00000000000000000000000001020304 01 00 00");
+}
+
 /// Every request and response in every version that kafka-protocol lacks and that is spoken here.
 fn pairs() -> Vec<(ApiKey, i16)> {
     let mut pairs = Vec::new();
     for api in ApiKey::iter() {
         let (ours, direct) = (supported(api as i16).unwrap(), api.valid_versions());
-        pairs.extend((ours.min..direct.min).map(|version| (api, version)));
+        // The crate's own list says 10 for these two, but its requests end at 9.
+        let short = matches!(api, ApiKey::OffsetCommit | ApiKey::OffsetFetch);
+        let last = if short { 9 } else { direct.max };
+        pairs.extend((ours.min..=ours.max).filter(|v| !(direct.min..=last).contains(v)).map(|v| (api, v)));
     }
     pairs
 }
@@ -443,6 +511,18 @@ enum Decoded {
     Response(ResponseKind),
 }
 
+/// A frame without its header, whose unknown tags are not kept.
+fn body(request: bool, api: ApiKey, version: i16, frame: &[u8]) -> Bytes {
+    use milena_protocol::Decodable;
+    let mut rest = Bytes::copy_from_slice(frame);
+    if request {
+        messages::RequestHeader::decode(&mut rest, api.request_header_version(version)).unwrap();
+    } else {
+        messages::ResponseHeader::decode(&mut rest, api.response_header_version(version)).unwrap();
+    }
+    rest
+}
+
 fn written(request: bool, api: ApiKey, version: i16, frame: &[u8]) -> BytesMut {
     let (frame, mut out) = (Bytes::copy_from_slice(frame), BytesMut::new());
     if request {
@@ -457,7 +537,7 @@ fn written(request: bool, api: ApiKey, version: i16, frame: &[u8]) -> BytesMut {
 #[test]
 fn every_valid_frame_is_read_and_written_again_as_it_was() {
     let pairs = pairs();
-    assert!(pairs.len() >= 25, "{pairs:?}");
+    assert!(pairs.len() >= 40, "{pairs:?}");
     for (index, (api, version)) in pairs.into_iter().enumerate() {
         for request in [true, false] {
             let mut sampler = Sampler::new(300 + index as u64);
@@ -466,7 +546,7 @@ fn every_valid_frame_is_read_and_written_again_as_it_was() {
                 let frame =
                     if request { sampler.request(key, version) } else { sampler.response(key, version) }
                         .unwrap();
-                let named = || format!("{api:?} v{version} {frame:02x?}");
+                let named = || format!("{api:?} v{version}");
                 let again = written(request, api, version, &frame);
                 assert_eq!(
                     read(request, api, version, &again).unwrap(),
@@ -474,6 +554,8 @@ fn every_valid_frame_is_read_and_written_again_as_it_was() {
                     "{}",
                     named()
                 );
+                let (again, frame) =
+                    (body(request, api, version, &again), body(request, api, version, &frame));
                 match (api, version, request) {
                     // A count and a time that have no place; both are written as constants.
                     (ApiKey::ListOffsets, 0, true) | (ApiKey::OffsetCommit, 1, true) => {

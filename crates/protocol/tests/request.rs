@@ -6,8 +6,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use milena_protocol::messages::api_versions_response::ApiVersion;
 use milena_protocol::messages::metadata_response::MetadataResponseBroker;
 use milena_protocol::messages::{
-    self, ApiVersionsRequest, ApiVersionsResponse, HeartbeatRequest, HeartbeatResponse, MetadataRequest,
-    MetadataResponse, OffsetCommitRequest, ProduceRequest,
+    self, ApiVersionsRequest, ApiVersionsResponse, HeartbeatRequest, HeartbeatResponse,
+    InitProducerIdRequest, MetadataRequest, MetadataResponse, ProduceRequest,
 };
 use milena_protocol::{
     ApiKey, BrokerVersions, Discovered, Discovery, ErrorCode, ErrorKind, Request, RequestBody, RequestKind,
@@ -73,8 +73,8 @@ fn frames_are_appended_and_a_failure_leaves_the_buffer_as_it_was() {
         (error.kind(), error.to_string().as_str()),
         (ErrorKind::Unsupported, "Produce v14 is not spoken here")
     );
-    // Its responses have version 10, its requests do not.
-    assert!(encode_request(&mut buf, 1, "c", 10, &OffsetCommitRequest::default()).is_err());
+    // A preview: its responses have version 6, its requests do not.
+    assert!(encode_request(&mut buf, 1, "c", 6, &InitProducerIdRequest::default()).is_err());
     // A field that the version lacks.
     let request = HeartbeatRequest::default().with_group_instance_id(Some(StrBytes::from_static_str("i")));
     assert_eq!(encode_request(&mut buf, 1, "c", 0, &request).unwrap_err().kind(), ErrorKind::Unsupported);

@@ -10,7 +10,8 @@ use kafka_protocol::messages::{ApiKey, RequestKind, ResponseKind};
 use super::sample::Sampler;
 use super::shape::{BYTES, EVER, Field, I8, I32, Item, Kind, Message, STR, Shape};
 use super::{limit, request_message, response_message, walk};
-use crate::versions::{VersionRange, supported};
+use crate::request::{decode_any_response, decode_request, encode_request_frame, encode_response};
+use crate::versions::supported;
 
 /// What one defect makes of a field; `None` if it would change nothing.
 type Defect = (&'static str, fn(&Field) -> Option<Vec<Field>>);
@@ -27,7 +28,11 @@ const DEFECTS: [Defect; 9] = [
         (f.versions.1 != EVER && f.versions.1 > 0).then(|| vec![f.until(f.versions.1 - 1)])
     }),
     ("until one later", |f| (f.versions.1 != EVER).then(|| vec![f.until(f.versions.1 + 1)])),
-    ("null or not", |f| Some(vec![if f.null.0 == EVER { f.null() } else { f.null_in(EVER, 0) }])),
+    ("null or not", |f| {
+        // What has a fixed width has no null, whatever the table says.
+        let fixed = matches!(f.kind.item, Item::Fixed(_)) && !f.kind.array;
+        (!fixed).then(|| vec![if f.null.0 == EVER { f.null() } else { f.null_in(EVER, 0) }])
+    }),
     ("an array or not", |f| Some(vec![Field { kind: Kind { array: !f.kind.array, ..f.kind }, ..*f }])),
     ("of another kind", |f| match f.kind.item {
         Item::Fixed(_) if f.kind.width == 4 => kind(f, I8),
@@ -39,14 +44,12 @@ const DEFECTS: [Defect; 9] = [
     ("of another tag", |f| f.tag.map(|tag| vec![f.tag(tag + 1)])),
 ];
 
-/// Whether a defect changes anything in a version that is spoken here.
-fn matters(field: &Field, instead: &[Field], range: VersionRange) -> bool {
+/// Whether a defect changes anything in a version that is spoken here and in which the struct occurs.
+fn matters(field: &Field, instead: &[Field], versions: &[u8]) -> bool {
     let now = |version: u8| field.exists(version).then(|| field.is_nullable(version));
     let then = |version: u8| instead.first().filter(|f| f.exists(version)).map(|f| f.is_nullable(version));
     let moved = instead.first().is_none_or(|f| f.versions != field.versions || f.null != field.null);
-    (range.min..=range.max)
-        .filter_map(|version| u8::try_from(version).ok())
-        .any(|version| if moved { now(version) != then(version) } else { field.exists(version) })
+    versions.iter().any(|&version| if moved { now(version) != then(version) } else { field.exists(version) })
 }
 
 /// A copy of a tree of shapes in which one shape is another.
@@ -68,20 +71,27 @@ fn leaked(like: &Shape, fields: Vec<Field>) -> &'static Shape {
     Box::leak(Box::new(Shape { fewest_bytes, memory, fields: Box::leak(fields.into_boxed_slice()) }))
 }
 
-fn shapes(shape: &'static Shape, all: &mut Vec<&'static Shape>) {
-    if all.iter().any(|known| std::ptr::eq(*known, shape)) {
-        return;
-    }
-    all.push(shape);
+/// Every struct of a message, and the versions among `versions` in which it occurs.
+fn shapes(shape: &'static Shape, versions: Vec<u8>, all: &mut Vec<(&'static Shape, Vec<u8>)>) {
     for field in shape.fields {
         if let Item::Struct(inner) = field.kind.item {
-            shapes(inner, all);
+            shapes(inner, versions.iter().copied().filter(|version| field.exists(*version)).collect(), all);
         }
+    }
+    match all.iter_mut().find(|(known, _)| std::ptr::eq(*known, shape)) {
+        Some((_, known)) => known.extend(versions),
+        None => all.push((shape, versions)),
     }
 }
 
-/// Whether kafka-protocol reads a body whole and writes it again as it was.
+/// Whether a body is read whole and written again as it was: by kafka-protocol, or in a version it lacks, by us.
 fn agrees(api: ApiKey, request: bool, version: i16, body: &[u8]) -> bool {
+    let direct = api.valid_versions();
+    // The crate's own list says 10 for OffsetCommit and OffsetFetch, but its requests end at 9.
+    let short = matches!(api, ApiKey::OffsetCommit | ApiKey::OffsetFetch) && version == 10;
+    if version < direct.min || version > direct.max || short {
+        return agrees_rewritten(api, request, version, body);
+    }
     let (mut rest, mut again) = (Bytes::copy_from_slice(body), BytesMut::new());
     let done = if request {
         RequestKind::decode(api, &mut rest, version).and_then(|body| body.encode(&mut again, version))
@@ -89,6 +99,40 @@ fn agrees(api: ApiKey, request: bool, version: i16, body: &[u8]) -> bool {
         ResponseKind::decode(api, &mut rest, version).and_then(|body| body.encode(&mut again, version))
     };
     done.is_ok() && rest.is_empty() && again == body
+}
+
+fn agrees_rewritten(api: ApiKey, request: bool, version: i16, body: &[u8]) -> bool {
+    let (key, mut again) = (api as i16, BytesMut::new());
+    let mut frame = BytesMut::new();
+    if request {
+        frame.extend_from_slice(
+            &[&key.to_be_bytes()[..], &version.to_be_bytes(), &[0, 0, 0, 7, 0xff, 0xff]].concat(),
+        );
+        if request_message(key).is_some_and(|message| message.has_tags(version)) {
+            frame.extend_from_slice(&[0]);
+        }
+    } else {
+        frame.extend_from_slice(&[0, 0, 0, 7]);
+        if response_message(key).is_some_and(|message| message.has_tags(version)) {
+            frame.extend_from_slice(&[0]);
+        }
+    }
+    frame.extend_from_slice(body);
+    let frame = frame.freeze();
+    let done = if request {
+        decode_request(frame.clone()).and_then(|request| encode_request_frame(&mut again, &request))
+    } else {
+        decode_any_response(frame.clone(), key, version)
+            .and_then(|(id, response)| encode_response(&mut again, key, version, id, &response))
+    };
+    let again = again.get(4..).unwrap_or_default();
+    done.is_ok()
+        && match (key, version, request) {
+            // Fields that no struct has a place for are written as constants.
+            (2, 0, true) | (8, 1, true) => again.len() == frame.len(),
+            (2, 0, false) => again.len() <= frame.len(),
+            _ => again == frame,
+        }
 }
 
 /// Whether the proof notices that `wrong` stands in the place of `right`.
@@ -119,12 +163,12 @@ fn a_wrong_table_is_noticed() {
             let right =
                 if request { request_message(api as i16) } else { response_message(api as i16) }.unwrap();
             let mut all = Vec::new();
-            shapes(right.root, &mut all);
-            for shape in all {
+            shapes(right.root, (range.min..=range.max).filter_map(|v| right.version(v)).collect(), &mut all);
+            for (shape, versions) in all {
                 for (index, field) in shape.fields.iter().enumerate() {
                     for (name, defect) in DEFECTS {
                         let Some(instead) = defect(field) else { continue };
-                        if !matters(field, &instead, range) {
+                        if !matters(field, &instead, &versions) {
                             continue;
                         }
                         let mut fields = shape.fields.to_vec();
@@ -143,6 +187,6 @@ fn a_wrong_table_is_noticed() {
         }
     }
     assert!(planted > 5000, "{planted}");
-    // The rest changes nothing in a version that is spoken here, or only refuses what a random frame seldom has.
-    assert!(missed.len() * 100 < planted * 2, "{} of {planted} missed: {missed:#?}", missed.len());
+    // The rest are tagged fields: said to be there too early or to be null, which random frames seldom show.
+    assert!(missed.len() * 200 < planted, "{} of {planted} missed: {missed:#?}", missed.len());
 }

@@ -84,12 +84,9 @@ pub(crate) const fn stow(name: &str) -> Option<u32> {
         b"is_renew_ack" => FIRST + 4,
         b"acquisition_lock_timeout_ms" => FIRST + 5,
         b"is_cordoned" => FIRST + 6,
-        b"cordoned_log_dirs" => FIRST + 7,
-        b"ack_when_committed" => FIRST + 8,
-        b"delivery_complete_count" => FIRST + 9,
-        b"transaction_version" => FIRST + 10,
-        b"enable2_pc" => FIRST + 11,
-        b"keep_prepared_txn" => FIRST + 12,
+        b"ack_when_committed" => FIRST + 7,
+        b"delivery_complete_count" => FIRST + 8,
+        b"transaction_version" => FIRST + 9,
         _ => return None,
     })
 }

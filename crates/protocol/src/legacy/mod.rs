@@ -20,11 +20,17 @@
 //! | `commit_timestamp` | OffsetCommit v1 request | nothing | -1: the broker takes its own time |
 //! | `is_default` | DescribeConfigs v0 response | `config_source` as Java's client guesses it | whether that is 5 |
 //!
+//! # Newer versions
+//! A field that only a newer version has is kept among the struct's unknown tagged fields, under a tag of our own: see
+//! [`newer`](crate::newer), which names them. Written in a version that lacks the field, it is left out.
+//!
 //! # Memory
 //! A rewritten body is a copy, of at most four times the body's size and 64 bytes. Strings and records are slices of it.
 
 mod absent;
 mod rewrite;
+#[cfg(test)]
+mod tests;
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::protocol::{Decodable, Encodable};
@@ -32,21 +38,55 @@ use kafka_protocol::protocol::{Decodable, Encodable};
 use crate::error::{ProtocolError, Result};
 use crate::guard::shape::Message;
 use crate::guard::{Cost, Passed};
+use crate::newer;
 use crate::versions::VersionRange;
 use rewrite::{Purpose, Trouble, rewrite};
 
-/// The versions spoken of an API of which kafka-protocol has `direct`.
-pub(crate) const fn spoken(api_key: i16, direct: VersionRange) -> VersionRange {
+/// The versions spoken of an API, given those that kafka-protocol has of its requests and its responses.
+///
+/// (The crate's `ApiKey::valid_versions` promises more for OffsetCommit, OffsetFetch and InitProducerId than their requests
+/// keep.) Left out are previews, which Kafka may still change: InitProducerId 6, and version 0 of the share group APIs.
+pub(crate) const fn spoken(api_key: i16, request: VersionRange, response: VersionRange) -> VersionRange {
+    let min = if request.min > response.min { request.min } else { response.min };
+    let max = if request.max < response.max { request.max } else { response.max };
     let min = match api_key {
         // Produce, Fetch, ListOffsets, OffsetCommit, OffsetFetch
         0..=2 | 8 | 9
         // CreateTopics, DeleteTopics, OffsetForLeaderEpoch, WriteTxnMarkers
         | 19 | 20 | 23 | 27
         // ACLs, DescribeConfigs, AlterReplicaLogDirs, DescribeLogDirs, delegation tokens
-        | 29..=32 | 34 | 35 | 38..=41 => 0,
-        _ => direct.min,
+        | 29..=32 | 34 | 35 | 38..=41
+        // AlterPartition
+        | 56 => 0,
+        _ => min,
     };
-    VersionRange { min, max: direct.max }
+    let max = match newest(api_key) {
+        Some(newest) => newest,
+        None => max,
+    };
+    VersionRange { min, max }
+}
+
+/// The newest version of an API of which Kafka 4.3 has a newer one than kafka-protocol.
+const fn newest(api_key: i16) -> Option<i16> {
+    Some(match api_key {
+        // ListOffsets
+        2 => 11,
+        // OffsetCommit, OffsetFetch
+        8 | 9 => 10,
+        // DescribeLogDirs
+        35 => 5,
+        // WriteTxnMarkers, BrokerHeartbeat, ShareFetch, ShareAcknowledge
+        27 | 63 | 78 | 79 => 2,
+        // AddRaftVoter, WriteShareGroupState, ReadShareGroupStateSummary, DescribeShareGroupOffsets
+        80 | 85 | 87 | 90 => 1,
+        _ => return None,
+    })
+}
+
+/// The tag under which a struct keeps a field that kafka-protocol has no place for.
+pub(crate) fn stow(field: &str) -> Option<i32> {
+    absent::stow(field).and_then(|tag| i32::try_from(tag).ok())
 }
 
 /// As much as a rewritten body can take. Every element took bytes of the body, so this is below its fourfold, and 64.
@@ -59,7 +99,7 @@ fn room(body: usize, cost: Cost) -> usize {
 }
 
 /// Decodes a body that the guard accepted. `direct` is what kafka-protocol has of it.
-pub(crate) fn decode<M: Decodable>(
+pub(crate) fn decode<M: Decodable + 'static>(
     message: &Message,
     direct: VersionRange,
     passed: &Passed,
@@ -74,10 +114,13 @@ pub(crate) fn decode<M: Decodable>(
         between(message, (version, nearest), Purpose::Read, &body, &mut rewritten)?;
         rewritten.freeze()
     };
-    let decoded = M::decode(&mut rest, nearest).map_err(|error| {
+    let mut decoded = M::decode(&mut rest, nearest).map_err(|error| {
         ProtocolError::malformed(format!("{} v{version} can't be read: {error:#}", message.name))
     })?;
     if rest.is_empty() {
+        if version > nearest {
+            newer::unstow_ids(&mut decoded);
+        }
         return Ok(decoded);
     }
     let text = format!("{} v{version}: {} bytes follow the end", message.name, rest.len());
@@ -85,7 +128,7 @@ pub(crate) fn decode<M: Decodable>(
 }
 
 /// Appends a body to `buf`. `direct` is what kafka-protocol has of it.
-pub(crate) fn encode<M: Encodable>(
+pub(crate) fn encode<M: Encodable + Clone + 'static>(
     message: &Message,
     direct: VersionRange,
     body: &M,
@@ -96,11 +139,19 @@ pub(crate) fn encode<M: Encodable>(
         ProtocolError::unsupported(format!("{} v{version} can't be written: {error:#}", message.name))
     };
     let nearest = version.clamp(direct.min, direct.max);
-    if nearest == version {
+    // Where there are stowed fields, they are taken out even if nothing else changes.
+    if nearest == version && newest(message.api_key).is_none() {
         return body.encode(buf, version).map_err(|error| unencodable(&error));
     }
     let mut written = BytesMut::new();
-    body.encode(&mut written, nearest).map_err(|error| unencodable(&error))?;
+    if version > nearest {
+        let mut stowed = body.clone();
+        newer::stow_ids(&mut stowed);
+        stowed.encode(&mut written, nearest)
+    } else {
+        body.encode(&mut written, nearest)
+    }
+    .map_err(|error| unencodable(&error))?;
     between(message, (nearest, version), Purpose::Write, &written, buf)
 }
 

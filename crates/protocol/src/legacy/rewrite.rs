@@ -89,7 +89,7 @@ impl<'a> Rewriter<'a, '_> {
             }
         }
         match self.compact {
-            (true, true) => self.tags(stowed),
+            (true, true) => self.tags(shape, stowed),
             (true, false) => skim_tags(&mut self.cursor, |_, _| ()).map_err(Trouble::from),
             (false, true) => {
                 self.out.put_u8(0);
@@ -259,24 +259,37 @@ impl<'a> Rewriter<'a, '_> {
     }
 
     /// The tags at the end of a struct: those that are there, and when reading, those that are stowed.
-    fn tags(&mut self, mut stowed: Stowed<'a>) -> Step {
-        if self.purpose == Purpose::Write {
-            stowed.clear();
-        }
-        let mut tags = Stowed::new();
+    fn tags(&mut self, shape: &'static Shape, mut stowed: Stowed<'a>) -> Step {
+        let (mut tags, mut taken_out) = (Stowed::new(), Stowed::new());
         skim_tags(&mut self.cursor, |tag, value| {
             // No Kafka has tags this high: what is written was stowed, and what is read would be taken for that.
-            if !absent::is_stow(tag) {
-                tags.push((tag, value));
-            }
+            if absent::is_stow(tag) { taken_out.push((tag, value)) } else { tags.push((tag, value)) }
         })?;
-        tags.append(&mut stowed);
+        match self.purpose {
+            Purpose::Read => tags.append(&mut stowed),
+            Purpose::Write => self.nothing_lost(shape, &taken_out)?,
+        }
         tags.sort_unstable_by_key(|(tag, _)| *tag);
         put_varint(self.out, count(tags.len()));
         for (tag, value) in tags {
             put_varint(self.out, tag);
             put_varint(self.out, count(value.len()));
             self.out.put_slice(value);
+        }
+        Ok(())
+    }
+
+    /// Of what was stowed, nothing may be lost that may not be ignored.
+    fn nothing_lost(&self, shape: &'static Shape, stowed: &Stowed<'a>) -> Step {
+        for field in shape.fields.iter().filter(|field| !field.exists(self.to) && !absence(field).ignorable) {
+            let tag = absent::stow(field.name);
+            if let Some((_, value)) = stowed.iter().find(|(stowed, _)| Some(*stowed) == tag) {
+                let mut unset = BytesMut::new();
+                put_default(field, self.to, self.compact.1, &mut unset);
+                if *value != unset {
+                    return Err(Trouble::Lost(field.name));
+                }
+            }
         }
         Ok(())
     }
