@@ -11,6 +11,7 @@ mod image;
 mod interop;
 mod jars;
 mod kafka;
+mod matrix;
 mod parity;
 
 use std::process::ExitCode;
@@ -78,6 +79,13 @@ enum KafkaChore {
         /// Only the broker at this address.
         address: Option<String>,
     },
+    /// Talk to brokers in every version of every API, and keep the frames for the codec's tests. Changes tracked files.
+    Capture {
+        /// The versions; without any, all of those that are kept.
+        versions: Vec<String>,
+    },
+    /// Start one version after the other and run the tests of old brokers and of the client on each; prints a table.
+    Matrix(matrix::Args),
     /// Start a container engine for tests where none runs (root, needs dockerd), and print its address.
     EngineStart,
     /// Stop the container engine that `engine-start` started.
@@ -150,6 +158,8 @@ fn run(chore: Chore) -> anyhow::Result<()> {
             Ok(())
         }
         Chore::Kafka(KafkaChore::Stop { address }) => kafka::stop(address.as_deref()),
+        Chore::Kafka(KafkaChore::Capture { versions }) => matrix::capture(&versions),
+        Chore::Kafka(KafkaChore::Matrix(arguments)) => matrix::run_all(&arguments),
         Chore::Kafka(KafkaChore::EngineStart) => {
             println!("export DOCKER_HOST={}", engine::start()?);
             Ok(())

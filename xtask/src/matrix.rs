@@ -1,0 +1,196 @@
+//! Every version of Kafka in turn: the golden frames of the codec's tests, and the version matrix.
+
+use std::fmt::Write as _;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{cargo, root, run};
+use crate::jars;
+use crate::kafka::Broker;
+
+/// The versions whose frames are kept and that the whole matrix runs on, oldest first.
+const ALL: [&str; 12] = [
+    "0.8.2.2", "0.9.0.1", "0.10.0.1", "0.10.2.2", "0.11.0.3", "1.0.2", "1.1.1", "2.0.1", "2.4.1", "2.8.2",
+    "3.9.1", "4.3.1",
+];
+
+/// What CI runs: one for each way of being old.
+const CI: [&str; 5] = ["0.8.2.2", "0.9.0.1", "0.10.2.2", "1.1.1", "2.8.2"];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The versions; without any, all from 0.8.2.2 to the newest.
+    #[arg(long, num_args = 1.., conflicts_with = "ci")]
+    versions: Vec<String>,
+    /// The versions that CI runs.
+    #[arg(long)]
+    ci: bool,
+}
+
+/// One row of the table.
+#[derive(Debug)]
+struct Row {
+    version: String,
+    cells: Vec<(String, &'static str)>,
+    seconds: u64,
+}
+
+/// Records the golden frames anew.
+pub(crate) fn capture(versions: &[String]) -> Result<()> {
+    let all = ALL.map(str::to_owned);
+    let versions = if versions.is_empty() { &all[..] } else { versions };
+    for version in versions {
+        jars::fetch(version)?;
+    }
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--package", "milena-testkit", "--example", "golden", "--"]);
+    command.arg(root().join("crates/protocol/tests/data/golden")).args(versions);
+    run(&mut command)?;
+    run(cargo().args(["test", "--package", "milena-protocol", "--test", "golden"]))
+}
+
+/// Runs the tests of one version after the other; fails at the end if any failed.
+pub(crate) fn run_all(args: &Args) -> Result<()> {
+    let versions: Vec<String> = match (args.ci, args.versions.is_empty()) {
+        (true, _) => CI.map(str::to_owned).into(),
+        (false, true) => ALL.map(str::to_owned).into(),
+        (false, false) => args.versions.clone(),
+    };
+    // Built first, so that no broker waits for a compiler.
+    run(cargo().args(["test", "--quiet", "--no-run", "--package", "milena-testkit", "--test", "old_kafka"]))?;
+    run(cargo().args(["test", "--quiet", "--no-run", "--package", "milena-tests", "--test", "versions"]))?;
+    let mut rows = Vec::new();
+    for version in versions {
+        let began = Instant::now();
+        let cells = one(&version).with_context(|| format!("Kafka {version}"))?;
+        rows.push(Row { version, cells, seconds: began.elapsed().as_secs() });
+    }
+    println!("\n{}", table(&rows));
+    let failed = rows.iter().flat_map(|row| &row.cells).filter(|(_, outcome)| *outcome != "ok").count();
+    if failed > 0 {
+        bail!("{failed} cells of the matrix are not ok");
+    }
+    Ok(())
+}
+
+fn one(version: &str) -> Result<Vec<(String, &'static str)>> {
+    jars::fetch(version)?;
+    let mut cells = Vec::new();
+    // Only versions with a ZooKeeper have a test of that name: of the others, the launcher's own tests tell.
+    let restarts = format!("kafka_{}_", version.replace('.', "_"));
+    let mut command = cargo();
+    command.args([
+        "test",
+        "--quiet",
+        "--package",
+        "milena-testkit",
+        "--test",
+        "old_kafka",
+        "--",
+        "--ignored",
+    ]);
+    let launcher = tests_of(command.arg(&restarts), version, None)?;
+    cells.extend(launcher.into_iter().map(|(_, outcome)| ("kill and restart".to_owned(), outcome)));
+    let broker = Broker::start(version)?;
+    let mut command = cargo();
+    command.args(["test", "--quiet", "--package", "milena-tests", "--test", "versions", "--"]);
+    command.args(["--include-ignored", "--nocapture"]);
+    cells.extend(tests_of(&mut command, version, Some(broker.address()))?);
+    Ok(cells)
+}
+
+/// Runs a test binary and reads how each of its tests ended.
+fn tests_of(
+    command: &mut Command,
+    version: &str,
+    bootstrap: Option<&str>,
+) -> Result<Vec<(String, &'static str)>> {
+    command.args(["--test-threads", "1", "--format", "pretty"]);
+    command.env("MILENA_KAFKA_VERSION", version).env("MILENA_KAFKA_ROUTE", "jvm");
+    command.env("MILENA_REQUIRE_KAFKA", "1").env_remove("MILENA_BOOTSTRAP");
+    if let Some(bootstrap) = bootstrap {
+        command.env("MILENA_BOOTSTRAP", bootstrap);
+    }
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cargo test")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    print!("{said}");
+    let outcomes = outcomes(&said);
+    if !output.status.success() && outcomes.iter().all(|(_, outcome)| *outcome == "ok") {
+        bail!("the tests ended with {}", output.status);
+    }
+    Ok(outcomes)
+}
+
+/// What libtest says of each test. With `--nocapture` a test's own output may stand between its name and its outcome.
+fn outcomes(said: &str) -> Vec<(String, &'static str)> {
+    let mut found = Vec::new();
+    let mut pending: Option<String> = None;
+    for line in said.lines() {
+        let mut rest = line;
+        if let Some((name, after)) = line.strip_prefix("test ").and_then(|line| line.split_once(" ... ")) {
+            pending = Some(name.to_owned());
+            rest = after;
+        }
+        let outcome = match rest.trim() {
+            "ok" => "ok",
+            "FAILED" => "FAILED",
+            _ => continue,
+        };
+        if let Some(name) = pending.take() {
+            found.push((name, outcome));
+        }
+    }
+    found
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut columns: Vec<&str> = Vec::new();
+    for (name, _) in rows.iter().flat_map(|row| &row.cells) {
+        if !columns.contains(&name.as_str()) {
+            columns.push(name);
+        }
+    }
+    let titles: Vec<String> = columns.iter().map(|name| name.replace('_', " ")).collect();
+    let mut text =
+        format!("| Kafka | {} | seconds |\n|---|{}---|\n", titles.join(" | "), "---|".repeat(titles.len()));
+    for row in rows {
+        let outcome = |column: &&str| {
+            row.cells.iter().find(|(name, _)| name == column).map_or("-", |(_, outcome)| *outcome)
+        };
+        let outcomes: Vec<&str> = columns.iter().map(outcome).collect();
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "| {} | {} | {} |", row.version, outcomes.join(" | "), row.seconds);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_are_read_past_what_a_test_prints() {
+        let said = "running 3 tests\ntest a ... ok\ntest b ... Kafka at 1\nmore\nok\ntest c ... FAILED\n\ntest result: FAILED. 2";
+        let expected = [("a", "ok"), ("b", "ok"), ("c", "FAILED")];
+        let found = outcomes(said);
+        assert_eq!(
+            found.iter().map(|(name, outcome)| (name.as_str(), *outcome)).collect::<Vec<_>>(),
+            expected
+        );
+    }
+
+    #[test]
+    fn a_test_that_a_version_lacks_is_a_dash() {
+        let row = |version: &str, cells: &[(&str, &'static str)]| Row {
+            version: version.to_owned(),
+            cells: cells.iter().map(|(name, outcome)| ((*name).to_owned(), *outcome)).collect(),
+            seconds: 3,
+        };
+        let table = table(&[row("0.8.2.2", &[("a_b", "ok"), ("c", "FAILED")]), row("4.3.1", &[("c", "ok")])]);
+        let expected = "| Kafka | a b | c | seconds |\n|---|---|---|---|\n\
+                        | 0.8.2.2 | ok | FAILED | 3 |\n| 4.3.1 | - | ok | 3 |\n";
+        assert_eq!(table, expected);
+    }
+}
