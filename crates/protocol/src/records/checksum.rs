@@ -10,6 +10,7 @@ const POLYNOMIAL: u32 = 0x82f6_3b78;
 const ONE: u32 = 1 << 31;
 
 /// x to the power of 8, 16, 32 and so on, each the square of the one before.
+#[expect(clippy::indexing_slicing, reason = "a constant: a place out of bounds would not compile")]
 const POWERS: [u32; usize::BITS as usize] = {
     let mut powers = [0; usize::BITS as usize];
     let mut power = ONE >> 8;
