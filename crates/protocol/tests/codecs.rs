@@ -4,7 +4,9 @@
 use flate2::{GzBuilder, write::GzEncoder};
 use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
 use milena_protocol::ErrorKind;
-use milena_protocol::compression::{Compression, compress, decompress};
+use milena_protocol::compression::{
+    Compression, compress, compress_v0, decompress, decompress_into, decompress_message_set,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::io::{Read, Write};
@@ -394,5 +396,187 @@ fn names_and_numbers() {
     assert!("brotli".parse::<Compression>().unwrap_err().to_string().contains("one of none, gzip"));
     for other in 5..8 {
         assert_eq!(Compression::from_attributes(other).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+}
+
+#[test]
+fn every_level_round_trips() {
+    let inputs = [Vec::new(), b"x".to_vec(), sample(70_000, 21), noise(40_000, 22), vec![0; 200_000]];
+    for (codec, levels) in [
+        (Compression::Gzip, (-1..=9).filter(|&level| level != 0).collect::<Vec<_>>()),
+        (Compression::Lz4, (1..=17).collect()),
+        (Compression::Zstd, [-131_072, -1000, -100].into_iter().chain(-7..=22).collect()),
+    ] {
+        let mut sizes = Vec::new();
+        for &level in &levels {
+            for input in &inputs {
+                let packed = pack(codec, Some(level), input);
+                assert!(decompress(codec, &packed, input.len()).unwrap() == *input, "{codec} {level}");
+            }
+            sizes.push(pack(codec, Some(level), &inputs[2]).len());
+        }
+        // The rule of a codec without levels: they are taken and change nothing.
+        let differ = sizes.iter().any(|&size| size != sizes[0]);
+        assert_eq!(differ, codec != Compression::Lz4, "{codec}: {sizes:?}");
+    }
+}
+
+#[test]
+fn a_used_buffer_holds_nothing_of_before() {
+    let inputs = [sample(90_000, 1), Vec::new(), sample(10, 2), noise(150_000, 3), sample(3000, 4)];
+    for codec in CODECS {
+        let mut out = b"something else".to_vec();
+        for input in &inputs {
+            let packed = pack(codec, None, input);
+            decompress_into(codec, &packed, PLENTY, &mut out).unwrap();
+            assert!(out == *input, "{codec}");
+            decompress_into(codec, &packed[1..], PLENTY, &mut out).unwrap_err();
+            assert!(out.is_empty(), "{codec}: nothing after an error");
+            // A buffer that is larger than the limit does not raise it.
+            out.resize(200_000, 7);
+            if let Some(below) = input.len().checked_sub(1) {
+                let error = decompress_into(codec, &packed, below, &mut out).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::TooLarge, "{codec}");
+            }
+            out.resize(200_000, 7);
+        }
+    }
+}
+
+#[test]
+fn lz4_of_before_0_10_is_written_and_read() {
+    let input = sample(100_000, 9);
+    let ours = pack(Compression::Lz4, None, &input);
+    let mut old = Vec::new();
+    compress_v0(Compression::Lz4, None, &input, &mut old).unwrap();
+    // KIP-57: hash of magic number and descriptor instead of the descriptor alone; nothing else differs.
+    assert_eq!(
+        (&ours[..7], &old[..7]),
+        (&b"\x04\x22\x4d\x18\x60\x40\x82"[..], &b"\x04\x22\x4d\x18\x60\x40\x1a"[..])
+    );
+    assert_eq!(ours[7..], old[7..]);
+    assert_eq!((twox_hash::XxHash32::oneshot(0, &old[..6]) >> 8) as u8, old[6]);
+
+    for frame in [&ours, &old] {
+        assert!(decompress_message_set(Compression::Lz4, frame, PLENTY).unwrap() == input);
+    }
+    let error = decompress(Compression::Lz4, &old, PLENTY).unwrap_err();
+    assert!(error.to_string().contains("header's checksum"), "{error}");
+    old[6] ^= 1;
+    decompress_message_set(Compression::Lz4, &old, PLENTY).unwrap_err();
+
+    // A descriptor with the content's size is hashed as a whole.
+    let info = FrameInfo::new().content_size(Some(input.len() as u64));
+    let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+    encoder.write_all(&input).unwrap();
+    let mut sized = encoder.finish().unwrap();
+    sized[14] = (twox_hash::XxHash32::oneshot(0, &sized[..14]) >> 8) as u8;
+    assert!(decompress_message_set(Compression::Lz4, &sized, PLENTY).unwrap() == input);
+
+    // The other codecs have no such past.
+    for codec in [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Zstd] {
+        let (mut now, mut then) = (Vec::new(), Vec::new());
+        compress(codec, None, &input, &mut now).unwrap();
+        compress_v0(codec, None, &input, &mut then).unwrap();
+        assert!(now == then && decompress_message_set(codec, &then, PLENTY).unwrap() == input, "{codec}");
+    }
+}
+
+/// Streams of several parts, as other encoders write them: what they hold, and where a cut leaves a whole stream.
+fn foreign() -> Vec<(Compression, &'static str, Vec<u8>, Vec<u8>, Vec<usize>)> {
+    use structured_zstd::encoding::{CompressionLevel, FrameCompressor};
+    let (one, two) = (sample(900, 31), sample(1100, 32));
+    let both = [&one[..], &two].concat();
+    let mut streams = Vec::new();
+
+    let member = |part: &[u8]| {
+        let builder = GzBuilder::new().filename("a").comment("b").extra(vec![1, 2, 3]);
+        let mut encoder: GzEncoder<Vec<u8>> = builder.write(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(part).unwrap();
+        encoder.finish().unwrap()
+    };
+    let first = member(&one);
+    let packed = [&first[..], &member(&two)].concat();
+    streams.push((Compression::Gzip, "two members", packed, both.clone(), vec![first.len()]));
+
+    let mut encoder = snap::raw::Encoder::new();
+    let mut packed = b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01".to_vec();
+    let mut ends = vec![packed.len()];
+    for part in both.chunks(700) {
+        let block = encoder.compress_vec(part).unwrap();
+        packed.extend_from_slice(&(block.len() as u32).to_be_bytes());
+        packed.extend_from_slice(&block);
+        ends.push(packed.len());
+    }
+    ends.pop();
+    streams.push((Compression::Snappy, "several blocks", packed, both.clone(), ends));
+    let raw = encoder.compress_vec(&both).unwrap();
+    streams.push((Compression::Snappy, "a raw block", raw, both.clone(), vec![]));
+
+    let large = sample(140_000, 33);
+    for (name, info) in [
+        ("linked blocks", FrameInfo::new().block_mode(BlockMode::Linked)),
+        ("all checksums", FrameInfo::new().block_checksums(true).content_checksum(true)),
+        ("a stated size", FrameInfo::new().content_size(Some(large.len() as u64))),
+    ] {
+        let info = info.block_size(BlockSize::Max64KB);
+        let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+        encoder.write_all(&large).unwrap();
+        streams.push((Compression::Lz4, name, encoder.finish().unwrap(), large.clone(), vec![]));
+    }
+
+    let frame = |part: &[u8], size, checksum| {
+        let mut frame = Vec::new();
+        let mut encoder: FrameCompressor = FrameCompressor::new(CompressionLevel::Default);
+        encoder.set_content_size_flag(size);
+        encoder.set_content_checksum(checksum);
+        encoder.compress_independent_frame_into(part, &mut frame);
+        frame
+    };
+    let skippable = &b"\x50\x2a\x4d\x18\x03\0\0\0abc"[..];
+    let first = frame(&one, false, true);
+    let packed = [&first[..], skippable, &frame(&two, true, false)].concat();
+    let ends = vec![first.len(), first.len() + skippable.len()];
+    streams.push((Compression::Zstd, "two frames and a skippable one", packed, both, ends));
+    streams
+}
+
+#[test]
+fn foreign_streams_are_read_and_no_cut_passes() {
+    for (codec, name, packed, content, ends) in foreign() {
+        assert!(decompress(codec, &packed, content.len()).unwrap() == content, "{codec}, {name}");
+        // Every byte of a short stream; of a long one those near its ends, and a hundred elsewhere.
+        let (whole, step) = (packed.len(), packed.len() / 100 + 1);
+        let near = |end: usize| whole < 3000 || end < 100 || whole - end < 100 || end.is_multiple_of(step);
+        for end in (0..whole).filter(|&end| near(end)) {
+            match decompress(codec, &packed[..end], PLENTY) {
+                Ok(part) => {
+                    assert!(
+                        ends.contains(&end) && content.starts_with(&part),
+                        "{codec}, {name}: cut at {end}"
+                    );
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Codec, "{codec}, {name}: cut at {end}: {error}")
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_follows_the_data_is_treated_as_java_does() {
+    for codec in CODECS {
+        let input = sample(5000, 8);
+        let packed = pack(codec, None, &input);
+        for rest in [&[0u8; 5][..], b"garbage behind", &[0xff; 40]] {
+            let outcome = decompress(codec, &[&packed[..], rest].concat(), PLENTY);
+            match codec {
+                // `GZIPInputStream` and Kafka's `Lz4BlockInputStream` stop at the end of the data.
+                Compression::Gzip | Compression::Lz4 => assert!(outcome.unwrap() == input, "{codec}"),
+                // `SnappyInputStream` and zstd-jni read on.
+                _ => assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Codec, "{codec}"),
+            }
+        }
     }
 }

@@ -239,6 +239,11 @@ fn into(sum: HeaderSum, codec: Compression, input: &[u8], max: usize, out: &mut 
 /// Runs a codec; a panic in it becomes an error. What it wrote so far is thrown away by the callers, and states
 /// it keeps are taken out for the time of the call, so that nothing half-written is seen again.
 fn contained<T>(codec: Compression, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let work = || {
+        #[cfg(test)]
+        tests::panic_if_planted(codec);
+        work()
+    };
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(ProtocolError::codec(format!("{codec}: internal error of the codec"))))
 }
@@ -264,4 +269,48 @@ fn grow(out: &mut Vec<u8>, more: usize, max: usize) {
     const LEAST: usize = 4096;
     let target = out.len().saturating_add(more).max(out.capacity().saturating_mul(2)).max(LEAST).min(max);
     out.reserve_exact(target.saturating_sub(out.len()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use crate::records::{BatchBuilder, BatchIdentity, BatchOptions, batches};
+    use std::cell::Cell;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Compression>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn panic_if_planted(codec: Compression) {
+        if PLANTED.get() == Some(codec) {
+            PLANTED.set(None);
+            panic!("planted in {codec}");
+        }
+    }
+
+    fn batch(compression: Compression) -> Result<bytes::Bytes> {
+        let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
+        builder.push(0, None, Some(b"value"), [])?;
+        builder.build(BatchIdentity::default())
+    }
+
+    #[test]
+    fn a_panic_in_a_codec_is_an_error_of_its_batch() {
+        for codec in [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+            PLANTED.set(Some(codec));
+            assert_eq!(batch(codec).unwrap_err().kind(), ErrorKind::Codec);
+            assert_eq!(PLANTED.take(), None, "the panic came");
+
+            let one = batch(codec).unwrap();
+            let two = [one.clone(), one].concat();
+            PLANTED.set(Some(codec));
+            let outcomes: Vec<_> =
+                batches(two.into()).map(|batch| batch.and_then(|batch| batch.records())).collect();
+            let [Err(error), Ok(records)] = &outcomes[..] else { panic!("{outcomes:?}") };
+            assert_eq!(error.kind(), ErrorKind::Codec);
+            assert!(error.to_string().contains("internal error"), "{error}");
+            assert_eq!(records.iter().count(), 1);
+        }
+    }
 }
