@@ -14,7 +14,6 @@ QUEUE = 200_000
 class Agent:
     def __init__(self, bootstrap):
         self.bootstrap = bootstrap
-        self.consumers = {}
         self.failures = []
 
     def write(self, command):
@@ -90,8 +89,9 @@ class Agent:
 
     def read(self, command, out):
         topic, ends = command["topic"], dict(enumerate(command["ends"]))
-        consumer = self.consumer(command["isolation"])
-        # All logs begin at 0. librdkafka looks "the beginning" up half a second late for a topic that is new to it.
+        # A consumer that has read another topic looks for this one's leaders up to a second later; a new one does at once.
+        consumer = Consumer(self.consumer_settings(command["isolation"]))
+        # All logs begin at 0. "The beginning" would be looked up half a second late.
         consumer.assign([TopicPartition(topic, partition, 0) for partition in ends])
         deadline = time.monotonic() + PATIENCE
         # The end of a partition is an event of its own: control records move the position without a record to show for it.
@@ -101,33 +101,26 @@ class Agent:
                 raise TimeoutError(f"the end of {sorted(open_partitions)} of {topic} is out of reach")
             for message in consumer.consume(5000, 0.02):
                 error = message.error()
-                if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                    if error.retriable() or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                        continue
-                    raise KafkaException(error)
-                if message.topic() != topic:
-                    continue
                 if error is None:
                     show(message, out)
+                elif error.code() != KafkaError._PARTITION_EOF:
+                    if not error.retriable() and error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                        raise KafkaException(error)
                 elif message.offset() >= ends[message.partition()]:
                     open_partitions.discard(message.partition())
+        consumer.close()
 
-    def consumer(self, isolation):
-        if isolation not in self.consumers:
-            self.consumers[isolation] = Consumer(
-                {
-                    "bootstrap.servers": self.bootstrap,
-                    "group.id": "interop",
-                    "enable.auto.commit": False,
-                    "enable.partition.eof": True,
-                    "isolation.level": isolation,
-                    "check.crcs": True,
-                    "fetch.wait.max.ms": 20,
-                    "topic.metadata.refresh.fast.interval.ms": 50,
-                    "enable.metrics.push": False,
-                }
-            )
-        return self.consumers[isolation]
+    def consumer_settings(self, isolation):
+        return {
+            "bootstrap.servers": self.bootstrap,
+            "group.id": "interop",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": isolation,
+            "check.crcs": True,
+            "fetch.wait.max.ms": 20,
+            "enable.metrics.push": False,
+        }
 
 
 def show(message, out):

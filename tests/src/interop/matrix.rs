@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
-use milena::{Client, Compression, NewTopic};
+use milena::{Client, Compression, Isolation, NewTopic};
 
 use super::agent::{Agent, Implementation};
 use super::broker::{self, Stored};
@@ -122,6 +122,8 @@ struct Written {
     /// Each part, and where the partitions end after it.
     parts: Vec<(PathBuf, Vec<i64>)>,
     log: Log,
+    /// What a reader must print.
+    expected: Vec<(Isolation, Vec<Vec<String>>)>,
 }
 
 /// Runs a matrix with the agents of a kit on a broker. `scratch` is a folder for scripts.
@@ -132,6 +134,7 @@ struct Written {
 pub async fn run(bootstrap: &str, kit: &Kit, matrix: &Matrix, scratch: &Path) -> Result<Report, String> {
     let began = Instant::now();
     let lap = |what: &str| eprintln!("{:6.1} s: {what}", began.elapsed().as_secs_f32());
+    let lap: &(dyn Fn(&str) + Sync) = &lap;
     let client = Client::connect(bootstrap).await.map_err(|error| format!("{bootstrap}: {error}"))?;
     let scripts = scripts(matrix, scratch)?;
     let mut agents = kit.start(bootstrap).await?;
@@ -153,8 +156,7 @@ pub async fn run(bootstrap: &str, kit: &Kit, matrix: &Matrix, scratch: &Path) ->
     broker::create(&client, &new).await?;
     broker::hurry_cleaner(&client).await;
     lap("topics created");
-    write_all(&client, &mut agents, &mut topics, &scripts, matrix.idempotent).await;
-    lap("written");
+    write_all(&client, lap, &mut agents, &mut topics, &scripts, matrix.idempotent).await;
     let mut compacted = [0; 3];
     for topic in &mut topics {
         let Some(Written { log, .. }) = scripts.get(&topic.case.shape) else { continue };
@@ -168,8 +170,7 @@ pub async fn run(bootstrap: &str, kit: &Kit, matrix: &Matrix, scratch: &Path) ->
         }
     }
     lap("looked at the batches");
-    let cells = read_all(&mut agents, &topics, &scripts).await;
-    lap("read");
+    let cells = read_all(lap, &mut agents, &topics, &scripts).await;
     let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
     // A broker that keeps them does not make the comparison wrong.
     let _ = client.admin().delete_topics(&names).await;
@@ -197,13 +198,16 @@ fn scripts(matrix: &Matrix, scratch: &Path) -> Result<BTreeMap<Shape, Written>, 
             parts.push((file, ends));
         }
         let log = if *shape == Shape::Compacted { script.log().compacted() } else { script.log() };
-        scripts.insert(*shape, Written { parts, log });
+        let expected = shape.isolations().iter().map(|isolation| (*isolation, log.expected(*isolation)));
+        let expected = expected.collect();
+        scripts.insert(*shape, Written { parts, log, expected });
     }
     Ok(scripts)
 }
 
 async fn write_all(
     client: &Client,
+    lap: &(dyn Fn(&str) + Sync),
     agents: &mut [Agent],
     topics: &mut [Topic],
     scripts: &BTreeMap<Shape, Written>,
@@ -230,6 +234,7 @@ async fn write_all(
                     }
                 }
             }
+            lap(&format!("{} has written all", agent.implementation()));
         });
     }
     join_all(writers).await;
@@ -245,29 +250,35 @@ async fn inspect(client: &Client, topic: &Topic, log: &Log) -> Result<Stored, St
     broker::stored(client, &topic.name, log, topic.case.codec).await
 }
 
-async fn read_all(agents: &mut [Agent], topics: &[Topic], scripts: &BTreeMap<Shape, Written>) -> Vec<Cell> {
+async fn read_all(
+    lap: &(dyn Fn(&str) + Sync),
+    agents: &mut [Agent],
+    topics: &[Topic],
+    scripts: &BTreeMap<Shape, Written>,
+) -> Vec<Cell> {
     let readers = agents.iter_mut().map(|agent| async move {
         let mut cells = Vec::new();
         for topic in topics {
-            let Some(Written { log, .. }) = scripts.get(&topic.case.shape) else { continue };
+            let Some(written) = scripts.get(&topic.case.shape) else { continue };
             let outcome = match &topic.failure {
                 Some(failure) => Err(failure.clone()),
-                None => read(agent, topic, log).await,
+                None => read(agent, topic, written).await,
             };
             let reader = agent.implementation();
             cells.push(Cell { case: topic.case, writer: topic.writer, reader, outcome });
         }
+        lap(&format!("{} has read all", agent.implementation()));
         cells
     });
     join_all(readers).await.concat()
 }
 
-async fn read(agent: &mut Agent, topic: &Topic, log: &Log) -> Result<usize, String> {
+async fn read(agent: &mut Agent, topic: &Topic, written: &Written) -> Result<usize, String> {
     let mut records = 0;
-    for isolation in topic.case.shape.isolations() {
-        let found = agent.read(&topic.name, *isolation, log).await;
+    for (isolation, expected) in &written.expected {
+        let found = agent.read(&topic.name, *isolation, &written.log).await;
         let found = found.map_err(|error| format!("reading: {error}"))?;
-        if let Some(difference) = difference(&log.expected(*isolation), &found) {
+        if let Some(difference) = difference(expected, &found) {
             return Err(format!("{isolation:?}: {difference}"));
         }
         records += found.iter().map(Vec::len).sum::<usize>();
