@@ -44,6 +44,8 @@ use tokio::sync::OnceCell;
 #[derive(Debug)]
 pub struct Env {
     place: Place,
+    /// The release that clients are told, instead of asking the broker.
+    pin: Option<String>,
 }
 
 #[derive(Debug)]
@@ -68,7 +70,7 @@ impl Env {
     pub async fn embedded_with(config: BrokerConfig) -> Self {
         let broker =
             EmbeddedBroker::start(config).await.unwrap_or_else(|error| panic!("embedded broker: {error}"));
-        Self { place: Place::Embedded(broker) }
+        Self { place: Place::Embedded(broker), pin: None }
     }
 
     /// The real Kafka that the tests of this binary share; `None` if the test is to be skipped.
@@ -82,7 +84,7 @@ impl Env {
             announce(&kafka);
             Ok(Arc::new(kafka))
         });
-        or_skip(shared.await.clone()).map(|kafka| Self { place: Place::Real(kafka) })
+        or_skip(shared.await.clone()).map(|kafka| Self { place: Place::Real(kafka), pin: None })
     }
 
     /// The embedded broker and the real Kafka, if there is one, for a test that must hold on both.
@@ -137,9 +139,16 @@ impl Env {
         unique(prefix)
     }
 
+    /// The same broker, with clients that are told its release and do not ask.
+    #[must_use]
+    pub fn with_broker_version(mut self, release: &str) -> Self {
+        self.pin = Some(release.to_owned());
+        self
+    }
+
     /// The configuration of a client of this broker.
     pub fn config(&self) -> ClientConfig {
-        ClientConfig::new([self.bootstrap()])
+        ClientConfig { broker_version: self.pin.clone(), ..ClientConfig::new([self.bootstrap()]) }
     }
 
     /// A connected client.

@@ -11,7 +11,7 @@ use milena::{
     Client, ClientConfig, CommittedOffset, Error, ErrorKind, Header, Isolation, NewTopic, Offset, OffsetSpec,
     OwnedRecord, ProducerConfig, ProducerRecord, TopicPartition,
 };
-use milena_connector::runtime::JobControl;
+use milena_connector::runtime::{Job, JobControl};
 use milena_connector::sink::Delivery;
 use milena_connector::source::StopAt;
 use milena_testkit::broker::BrokerConfig;
@@ -239,26 +239,34 @@ async fn records_and_offsets_go_there_and_back_on_every_release() {
 /// The job that reads, writes in transactions and commits with its checkpoints: from 0.11 on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_exactly_once_job_copies_each_record_once_since_0_11() {
-    const RECORDS: u64 = 300;
-    for subject in Subject::each().await {
-        let name = subject.name("job");
-        let client = Client::connect(ClientConfig { auto_create_topics: true, ..subject.env.config() }).await;
-        let can = abilities(&client.unwrap()).await;
-        if !can.headers {
-            continue;
+    for pinned in [false, true] {
+        for subject in Subject::each().await {
+            let name = subject.name(if pinned { "job, pinned" } else { "job" });
+            let client = Client::connect(ClientConfig { auto_create_topics: true, ..subject.env.config() })
+                .await
+                .unwrap();
+            match &subject.release {
+                _ if !abilities(&client).await.headers => {}
+                Some(release) if pinned => copies_once(&name, subject.env.with_broker_version(release)).await,
+                None if pinned => {}
+                _ => copies_once(&name, subject.env).await,
+            }
         }
-        let stage = Stage::new(subject.env, 2).await;
-        stage.produce(0..RECORDS).await;
-        let dir = tempfile::tempdir().unwrap();
-        let source = stage.source().bounded(StopAt::Latest).build().unwrap();
-        let sink = stage.sink(Delivery::ExactlyOnce).build().unwrap();
-        let job = milena_connector::runtime::Job::from_source(source).to(sink);
-        let config = job_config(dir.path(), 2, Duration::from_millis(100));
-        let report =
-            run(job, config, JobControl::new()).await.unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!((report.records_in, report.records_out), (RECORDS, RECORDS), "{name}");
-        assert!(report.committed_transactions > 0, "{name}");
-        let verdict = stage.judge(0..RECORDS).await;
-        assert!(verdict.is_clean(), "{name}: {verdict}");
     }
+}
+
+async fn copies_once(name: &str, env: Env) {
+    const RECORDS: u64 = 300;
+    let stage = Stage::new(env, 2).await;
+    stage.produce(0..RECORDS).await;
+    let dir = tempfile::tempdir().unwrap();
+    let source = stage.source().bounded(StopAt::Latest).build().unwrap();
+    let sink = stage.sink(Delivery::ExactlyOnce).build().unwrap();
+    let config = job_config(dir.path(), 2, Duration::from_millis(100));
+    let report = run(Job::from_source(source).to(sink), config, JobControl::new()).await;
+    let report = report.unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert_eq!((report.records_in, report.records_out), (RECORDS, RECORDS), "{name}");
+    assert!(report.committed_transactions > 0, "{name}");
+    let verdict = stage.judge(0..RECORDS).await;
+    assert!(verdict.is_clean(), "{name}: {verdict}");
 }

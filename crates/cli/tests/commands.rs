@@ -8,6 +8,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use common::{broker, command, finish, lines, run, run_with_input, signal, until};
+use milena_testkit::broker::BrokerConfig;
+use milena_testkit::listen::EmbeddedBroker;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,6 +129,26 @@ async fn topics_and_offsets_tell_what_is_there() {
     );
     let apis = run(&["api-versions", "-b", &b, "--format", "json"]).await.expect(0).json();
     assert!(apis[0]["apis"].as_array().unwrap().iter().any(|api| api["name"] == "Produce"), "{apis}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_before_0_10_is_written_read_and_told_as_what_it_is() {
+    let config = BrokerConfig::default().with_topic("t", 1).as_release("0.9.0").unwrap();
+    let broker = EmbeddedBroker::start(config).await.unwrap();
+    let b = broker.bootstrap();
+    let told = run(&["api-versions", "-b", &b]).await.expect(0);
+    assert!(told.text().contains("assumed"), "{told:?}");
+    let pin = ["-X", "api.version.request=false", "-X", "broker.version.fallback=0.9.0"];
+    let pinned = |args: &[&'static str]| [args, &["-b", b.as_str()][..], &pin[..]].concat();
+    let told = run(&pinned(&["api-versions", "--format", "json"])).await.expect(0).json();
+    assert_eq!(told[0]["source"], "pinned");
+    run_with_input(&pinned(&["produce", "-t", "t", "-z", "snappy"]), &lines(0..5)).await.expect(0);
+    let read = run(&pinned(&["consume", "-t", "t", "-e"])).await.expect(0);
+    assert_eq!(read.text().as_bytes(), lines(0..5));
+    let refused = run_with_input(&pinned(&["produce", "-t", "t", "-H", "a=b"]), b"x\n").await.expect(1);
+    assert!(refused.message().contains("headers"), "{refused:?}");
+    let refused = run(&pinned(&["topics", "create", "new"])).await.expect(1);
+    assert!(refused.message().contains("0.10.1"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,9 +45,9 @@ pub struct ClientConfig {
     pub auto_create_topics: bool,
     /// Which Kafka the brokers are, such as `"0.9.0"`: then they are not asked (ApiVersions), and versions of requests are those of that
     /// release. `None`, the default, asks; brokers before 0.10 cannot answer, and what they are is then found out once an address,
-    /// which takes up to a third of `connect_timeout` on 0.9. Needed only where that is too long. All brokers of a cluster must
-    /// be that release or a later one that still speaks its versions. librdkafka: `api.version.request=false` with
-    /// `broker.version.fallback`.
+    /// which takes up to a third of `connect_timeout` on 0.9. Needed only where that is too long. The brokers must be that release or a
+    /// later one that still speaks its versions; what came after that release (idempotence, headers, read_committed) is then not used,
+    /// whatever the brokers can. librdkafka: `api.version.request=false` with `broker.version.fallback`.
     pub broker_version: Option<String>,
     /// What a broker is taken for that does not know ApiVersions, such as `"0.8.2"`. `None`, the default, judges by how it fails: 0.8
     /// closes the connection, 0.9 does not answer. librdkafka: `broker.version.fallback`.

@@ -13,7 +13,21 @@ struct BrokerLine {
     broker: i32,
     host: String,
     port: u16,
+    /// Whether the broker said so itself.
+    source: Source,
     apis: Vec<ApiLine>,
+}
+
+/// Where versions come from.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Source {
+    /// The broker was asked.
+    Broker,
+    /// The broker cannot be asked: it is older than 0.10.
+    Assumed,
+    /// The user said so, with `broker.version.fallback`.
+    Pinned,
 }
 
 #[derive(Serialize)]
@@ -25,6 +39,9 @@ struct ApiLine {
     milena_min: Option<i16>,
     milena_max: Option<i16>,
 }
+
+/// The key of the API by which brokers tell.
+const API_VERSIONS: i16 = 18;
 
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: &ApiVersions) -> anyhow::Result<()> {
@@ -55,6 +72,13 @@ pub(crate) async fn run(global: &Global, args: &ApiVersions) -> anyhow::Result<(
             broker: broker.id.0,
             host: broker.host.to_string(),
             port: broker.port,
+            source: if client.config().broker_version.is_some() {
+                Source::Pinned
+            } else if versions.range(API_VERSIONS).is_none() {
+                Source::Assumed
+            } else {
+                Source::Broker
+            },
             apis,
         });
     }
@@ -68,7 +92,13 @@ pub(crate) async fn run(global: &Global, args: &ApiVersions) -> anyhow::Result<(
 
 fn print(brokers: &[BrokerLine]) -> anyhow::Result<()> {
     for broker in brokers {
-        output::print(format!("broker {} at {}:{}\n", broker.broker, broker.host, broker.port).as_bytes())?;
+        let note = match broker.source {
+            Source::Broker => "",
+            Source::Assumed => ": it cannot tell (Kafka before 0.10), so these versions are assumed",
+            Source::Pinned => ": not asked, these versions are those of broker.version.fallback",
+        };
+        let (id, host, port) = (broker.broker, &broker.host, broker.port);
+        output::print(format!("broker {id} at {host}:{port}{note}\n").as_bytes())?;
         let mut table = Table::new(&["KEY", "API", "BROKER", "MILENA"]);
         for api in &broker.apis {
             let ours = match (api.milena_min, api.milena_max) {
