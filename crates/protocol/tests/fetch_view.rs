@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+use std::collections::BTreeSet;
+
 use bytes::{Bytes, BytesMut};
 use milena_protocol::fetch::{FetchView, Partition, TOPIC_IDS_FROM, TopicKey, VERSIONS};
 use milena_protocol::guard::check_response;
@@ -11,7 +13,9 @@ use milena_protocol::messages::fetch_response::{
     NodeEndpoint, PartitionData, SnapshotId,
 };
 use milena_protocol::messages::{self, FetchRequest, ResponseKind, TopicName};
-use milena_protocol::{ErrorCode, ErrorKind, StrBytes, decode_response, encode_response, frame, supported};
+use milena_protocol::{
+    ErrorCode, ErrorKind, StrBytes, correlation_id, decode_response, encode_response, frame, supported,
+};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -236,6 +240,32 @@ fn noise_is_refused_like_the_guard_does_it() {
             agree(&noise.into(), version);
         }
     }
+}
+
+/// Answers that real brokers gave, whole and cut at every byte. A request of version v was sent with the number 100 + v.
+#[test]
+fn answers_of_brokers_of_all_ages_are_read_as_the_struct_reads_them() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/golden");
+    let mut seen = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|ending| ending != "responses") {
+            continue;
+        }
+        let mut stream = BytesMut::from(&std::fs::read(&path).unwrap()[..]);
+        while let Some(frame) = frame::split(&mut stream, frame::DEFAULT_MAX).unwrap() {
+            let version = i16::try_from(correlation_id(&frame).unwrap() - 100).unwrap();
+            if !VERSIONS.contains(version) {
+                continue;
+            }
+            assert!(agree(&frame, version), "{} v{version}", path.display());
+            for cut in 0..frame.len() {
+                assert!(!agree(&frame.slice(..cut), version), "{} v{version}, {cut}", path.display());
+            }
+            seen.insert(version);
+        }
+    }
+    assert!((VERSIONS.min..=VERSIONS.max).all(|version| seen.contains(&version)), "{seen:?}");
 }
 
 /// Four bytes that ask for two thousand million topics cost nothing.

@@ -2,13 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use milena_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use milena_protocol::messages::{ProduceRequest, TopicName, TransactionalId};
 use milena_protocol::produce::{Head, Part, TOPIC_IDS_FROM, VERSIONS, encode};
-use milena_protocol::{ErrorKind, PartitionId, StrBytes, encode_request, supported};
+use milena_protocol::{
+    ErrorKind, PartitionId, RequestBody, RequestKind, StrBytes, decode_request, encode_request, frame,
+    supported,
+};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -245,4 +249,46 @@ fn a_request_over_2_gib_is_an_error_and_does_not_wrap() {
         let error = encode(&head(version), &parts).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TooLarge, "v{version}");
     }
+}
+
+/// Requests that real brokers took, captured without any encoder of ours: the scatter list gives the same bytes.
+#[test]
+fn requests_that_brokers_of_all_ages_took_are_written_again_as_they_were() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/golden");
+    let mut seen = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|ending| ending != "requests") {
+            continue;
+        }
+        let mut stream = BytesMut::from(&std::fs::read(&path).unwrap()[..]);
+        while let Some(frame) = frame::split(&mut stream, frame::DEFAULT_MAX).unwrap() {
+            let request = decode_request(frame.clone()).unwrap();
+            let RequestBody::Known(RequestKind::Produce(produce)) = request.body else { continue };
+            let parts: Vec<Piece> = produce
+                .topic_data
+                .iter()
+                .flat_map(|topic| {
+                    topic.partition_data.iter().map(|data| Piece {
+                        topic: topic.name.to_string(),
+                        id: Some(topic.topic_id),
+                        partition: data.index,
+                        batch: data.records.clone().unwrap(),
+                    })
+                })
+                .collect();
+            let head = Head {
+                version: request.version,
+                correlation_id: request.correlation_id,
+                client_id: &request.client_id.unwrap(),
+                acks: produce.acks,
+                timeout: Duration::from_millis(produce.timeout_ms as u64),
+                transactional_id: produce.transactional_id.as_ref().map(|id| id.as_str()),
+            };
+            let again = encode(&head, &parts).unwrap().concat();
+            assert_eq!(again[4..], frame[..], "{} v{}", path.display(), head.version);
+            seen.insert(request.version);
+        }
+    }
+    assert!((VERSIONS.min..=VERSIONS.max).all(|version| seen.contains(&version)), "{seen:?}");
 }
