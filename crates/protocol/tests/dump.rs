@@ -229,6 +229,7 @@ fn what_is_not_known_is_told_as_bytes() {
         assert_eq!(walked(Dump::response(api, version, &frame)), (4, frame.len(), None));
     }
     assert_eq!(walked(Dump::response_to_unknown(&[0, 0, 0, 7])), (4, 4, None));
+    assert_eq!(walked(Dump::opaque(b"n,,n=user")), (1, 9, None));
 }
 
 #[test]

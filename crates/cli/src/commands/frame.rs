@@ -140,6 +140,7 @@ impl<W: std::io::Write> Printer<W> {
     fn request(&mut self, frame: &[u8], source: &str) -> anyhow::Result<Option<(Question, i32)>> {
         let dump = Dump::request(frame);
         let known = dump.api_key().is_some_and(|key| request_message(key).is_some());
+        let dump = if known || frame.len() < 4 { dump } else { Dump::opaque(frame) };
         let remark = match (dump.message(), known) {
             (Some(_), _) => None,
             (None, true) => Some("this version is not known here"),
@@ -165,6 +166,7 @@ impl<W: std::io::Write> Printer<W> {
                 };
                 (dump, remark)
             }
+            None if frame.len() < 4 => (Dump::opaque(frame), Some("what it answers is not known")),
             None => (Dump::response_to_unknown(frame), Some("what it answers is not known")),
         };
         self.print("response", source, dump, remark)

@@ -200,7 +200,10 @@ fn split(
     // The lengths do not fit: they may be none. Of responses nothing tells but that some of them did fit.
     let framed = match side {
         _ if places.is_empty() => false,
-        Side::Requests => !looks_like_request(head) && looks_like_request(head.get(4..).unwrap_or_default()),
+        Side::Requests => {
+            let behind = head.get(4..).unwrap_or_default();
+            !looks_like_request(head) && !looks_like_newer_request(head) && looks_like_request(behind)
+        }
         Side::Responses => stream,
     };
     if framed { (places, broken) } else { (bare, None) }
@@ -211,6 +214,13 @@ fn looks_like_request(bytes: &[u8]) -> bool {
     let Some([a, b, c, d]) = bytes.first_chunk() else { return false };
     let (api_key, version) = (i16::from_be_bytes([*a, *b]), i16::from_be_bytes([*c, *d]));
     request_message(api_key).is_some_and(|message| message.version(version).is_some())
+}
+
+/// Whether an API stands at the front that is known in other versions. Not Produce: lengths begin with its key.
+fn looks_like_newer_request(bytes: &[u8]) -> bool {
+    let Some([a, b, 0, _]) = bytes.first_chunk() else { return false };
+    let api_key = i16::from_be_bytes([*a, *b]);
+    api_key != 0 && request_message(api_key).is_some()
 }
 
 /// Bytes from their hexadecimal digits; whatever people put between them is passed over.
@@ -262,16 +272,20 @@ mod tests {
         assert_eq!(sizes(request, Side::Requests), (vec![11], false));
         assert_eq!(sizes(&framed, Side::Requests), (vec![11], false));
         assert_eq!(sizes(&[&framed[..], &framed].concat(), Side::Requests), (vec![11, 11], false));
-        // Cut short, with and without a length.
-        assert_eq!(sizes(&framed[..13], Side::Requests), (vec![9], true));
+        // Cut short, with and without a length. (A shorter length would look like a version of Produce.)
+        let longer = [&[0, 0, 0, 20, 0, 16, 0, 0, 0, 0, 0, 7, 0, 10][..], b"milena"].concat();
+        assert_eq!(sizes(&longer, Side::Requests), (vec![16], true));
         assert_eq!(sizes(&request[..9], Side::Requests), (vec![9], false));
-        let cut = [&framed[..], &framed[..3]].concat();
-        assert_eq!(sizes(&cut, Side::Requests), (vec![11], true));
+        let cut = [&longer[..], b"clnt", &longer[..3]].concat();
+        assert_eq!(sizes(&cut, Side::Requests), (vec![20], true));
         let response: &[u8] = &[0, 0, 0, 7, 0, 0, 0, 0, 0, 0];
         assert_eq!(sizes(response, Side::Responses), (vec![10], false));
         assert_eq!(sizes(&[&[0, 0, 0, 10], response].concat(), Side::Responses), (vec![10], false));
         assert_eq!(sizes(&[], Side::Responses), (vec![], false));
         assert_eq!(sizes(&[9], Side::Requests), (vec![1], false));
+        // A version nobody knows yet, and a correlation id that looks like a version of Produce.
+        let newer = [0, 3, 0, 99, 0, 0, 0, 1, 0xff, 0xff, 1, 2];
+        assert_eq!(sizes(&newer, Side::Requests), (vec![12], false));
         // A correlation id may be taken for a length, and a SASL token for anything.
         assert_eq!(sizes(&[0, 0, 0, 2, 1, 1, 0, 0, 0, 9, 1], Side::Responses), (vec![11], false));
         assert_eq!(sizes(b"n,,n=user,r=nonce", Side::Requests), (vec![17], false));

@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(told(&[]), []);
         assert_eq!(told(&whole), [(0, "batch"), (at, "batch")]);
         assert_eq!(told(&whole[..whole.len() - 1]), [(0, "batch"), (at, "partial")]);
-        assert_eq!(told(&whole[..one.len() + 9]), [(0, "batch"), (at, "partial")]);
+        assert_eq!(told(&whole[..one.len() + 13]), [(0, "batch"), (at, "partial")]);
         let room = [&one[..], &vec![0; 200_000]].concat();
         assert_eq!(told(&room), [(0, "batch"), (at, "zeros")]);
         let hole = [&room[..], &one].concat();

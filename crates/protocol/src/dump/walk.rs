@@ -89,6 +89,12 @@ impl<'a> Dump<'a> {
         Self::framed(frame, None, None, None, response_header(), false)
     }
 
+    /// The dump of something that is no frame of the protocol, as a SASL token without a header: bytes.
+    #[must_use]
+    pub fn opaque(bytes: &'a [u8]) -> Self {
+        Self::new(bytes, None, None, vec![Step::Opaque])
+    }
+
     /// The dump of a message without a header, as found inside of others. `None` if it has no such version.
     #[must_use]
     pub fn data(message: &'static Message, version: i16, bytes: &'a [u8]) -> Option<Self> {
