@@ -1,14 +1,18 @@
 //! Runs a real Kafka until this process ends: `cargo xtask kafka start` uses it.
 //!
 //! The first line of output is the address of the broker, the second says how it was started. The version and the
-//! route come from `MILENA_KAFKA_VERSION` and `MILENA_KAFKA_ROUTE`. Whatever ends this process, Ctrl-C or a signal,
+//! route come from `MILENA_KAFKA_VERSION` and `MILENA_KAFKA_ROUTE`; with `MILENA_KAFKA_RECORD=FOLDER` all frames are kept there. Whatever ends this process, Ctrl-C or a signal,
 //! ends the broker and removes its data.
 
 use milena_testkit::kafka::{KafkaError, KafkaOptions};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), KafkaError> {
-    let kafka = KafkaOptions::from_env()?.start().await?;
+    let mut options = KafkaOptions::from_env()?;
+    if let Some(folder) = std::env::var_os("MILENA_KAFKA_RECORD") {
+        options = options.record_to(folder.as_ref());
+    }
+    let kafka = options.start().await?;
     println!("{}", kafka.bootstrap());
     println!("{}", kafka.how());
     std::future::pending::<()>().await;

@@ -4,9 +4,11 @@
 //! - [`check`]: a judge of histories: lost, duplicated, reordered, torn.
 //! - [`listen`]: the same, reachable over TCP or through in-memory streams.
 //! - [`hostile`]: listeners that answer lies, late, or never.
+//! - [`capture`]: a proxy that keeps what a client and a broker say to each other.
 //! - [`kafka`]: real brokers from a container or a JVM.
 
 pub mod broker;
+pub mod capture;
 pub mod check;
 pub mod hostile;
 pub mod kafka;

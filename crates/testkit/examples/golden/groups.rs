@@ -20,7 +20,7 @@ const APIS: [ApiKey; 9] = [
 ];
 
 /// One group a turn, each turn one version further.
-pub fn converse(session: &mut Session, topic: &Topic) -> Result<(), Failure> {
+pub(crate) fn converse(session: &mut Session, topic: &Topic) -> Result<(), Failure> {
     let coordinator = json!({"key": "golden-0", "key_type": 0, "coordinator_keys": ["golden-0"]});
     session.ask_until(ApiKey::FindCoordinator, 0, &coordinator, is_settled)?;
     session.ask_all(ApiKey::FindCoordinator, |_| coordinator.clone())?;

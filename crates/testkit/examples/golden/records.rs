@@ -9,7 +9,7 @@ use milena_protocol::{ProducerEpoch, ProducerId, Sequence};
 use crate::{Failure, wire};
 
 /// 2023-11-14T22:13:20Z in milliseconds; the records are a second apart.
-pub const FIRST_TIMESTAMP: i64 = 1_700_000_000_000;
+pub(crate) const FIRST_TIMESTAMP: i64 = 1_700_000_000_000;
 
 const RECORDS: [(Option<&str>, Option<&str>); 3] = [
     (Some("first"), Some("value of the first, value of the first, value of the first")),
@@ -18,7 +18,7 @@ const RECORDS: [(Option<&str>, Option<&str>); 3] = [
 ];
 
 /// Three records for Produce in this version, as hexadecimal digits; `None` if its format lacks the codec.
-pub fn record_set(produce: i16, codec: Compression) -> Result<Option<String>, Failure> {
+pub(crate) fn record_set(produce: i16, codec: Compression) -> Result<Option<String>, Failure> {
     if codec == Compression::Zstd && produce < 7 {
         return Ok(None);
     }
@@ -35,7 +35,7 @@ pub fn record_set(produce: i16, codec: Compression) -> Result<Option<String>, Fa
 }
 
 /// The first batch of a producer, within a transaction.
-pub fn transactional(producer_id: i64, producer_epoch: i16) -> Result<String, Failure> {
+pub(crate) fn transactional(producer_id: i64, producer_epoch: i16) -> Result<String, Failure> {
     let identity = BatchIdentity {
         producer_id: ProducerId(producer_id),
         producer_epoch: ProducerEpoch(producer_epoch),

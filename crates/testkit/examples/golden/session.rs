@@ -17,21 +17,21 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a broker may take to be able to do what it is asked.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-pub struct Session {
+pub(crate) struct Session {
     address: String,
     stream: Option<TcpStream>,
     versions: BrokerVersions,
     /// The last exchange of each API and version.
-    pub kept: BTreeMap<Api, Exchange>,
+    pub(crate) kept: BTreeMap<Api, Exchange>,
     /// The error codes in the kept answers.
-    pub errors: BTreeMap<Api, BTreeSet<i64>>,
+    pub(crate) errors: BTreeMap<Api, BTreeSet<i64>>,
     /// What was not answered.
-    pub unanswered: Vec<Api>,
+    pub(crate) unanswered: Vec<Api>,
 }
 
 impl Session {
     /// `versions` is what the broker speaks, unless it says so itself.
-    pub fn open(address: &str, versions: Option<BrokerVersions>) -> Result<Self, Failure> {
+    pub(crate) fn open(address: &str, versions: Option<BrokerVersions>) -> Result<Self, Failure> {
         let mut session = Self {
             address: address.to_owned(),
             stream: None,
@@ -54,7 +54,7 @@ impl Session {
     }
 
     /// The versions of an API that the broker offers and that are known here, lowest first.
-    pub fn versions(&self, key: ApiKey) -> Vec<i16> {
+    pub(crate) fn versions(&self, key: ApiKey) -> Vec<i16> {
         let key = key as i16;
         let Some((first, last)) = guard::request_message(key).map(guard::shape::Message::versions) else {
             return Vec::new();
@@ -64,18 +64,18 @@ impl Session {
     }
 
     /// The `turn`th of the versions of an API, or the last; `None` if there is none.
-    pub fn version(&self, key: ApiKey, turn: usize) -> Option<i16> {
+    pub(crate) fn version(&self, key: ApiKey, turn: usize) -> Option<i16> {
         let versions = self.versions(key);
         versions.get(turn).or(versions.last()).copied()
     }
 
     /// Whether an answer to that is kept.
-    pub fn has(&self, key: ApiKey, version: i16) -> bool {
+    pub(crate) fn has(&self, key: ApiKey, version: i16) -> bool {
         self.kept.contains_key(&(key as i16, version)) || self.unanswered.contains(&(key as i16, version))
     }
 
     /// Asks the same in every version.
-    pub fn ask_all(&mut self, key: ApiKey, mut body: impl FnMut(i16) -> Value) -> Result<(), Failure> {
+    pub(crate) fn ask_all(&mut self, key: ApiKey, mut body: impl FnMut(i16) -> Value) -> Result<(), Failure> {
         for version in self.versions(key) {
             self.say(key as i16, version, &body(version))?;
         }
@@ -83,13 +83,13 @@ impl Session {
     }
 
     /// Asks in the `turn`th version of an API, if the broker has it; null if there is no answer.
-    pub fn ask(&mut self, key: ApiKey, turn: usize, body: &Value) -> Result<Value, Failure> {
+    pub(crate) fn ask(&mut self, key: ApiKey, turn: usize, body: &Value) -> Result<Value, Failure> {
         let Some(version) = self.version(key, turn) else { return Ok(Value::Null) };
         Ok(self.say(key as i16, version, body)?.unwrap_or_default())
     }
 
     /// As [`ask`](Self::ask), again and again until the answer is as wanted.
-    pub fn ask_until(
+    pub(crate) fn ask_until(
         &mut self,
         key: ApiKey,
         turn: usize,
@@ -110,7 +110,7 @@ impl Session {
     }
 
     /// Sends one request; `None` if the broker closes the connection or says nothing.
-    pub fn say(&mut self, key: i16, version: i16, body: &Value) -> Result<Option<Value>, Failure> {
+    pub(crate) fn say(&mut self, key: i16, version: i16, body: &Value) -> Result<Option<Value>, Failure> {
         let id = correlation_id((key, version));
         let request = wire::request(key, version, id, body)
             .map_err(|error| format!("request {key} v{version}: {error}"))?;

@@ -16,29 +16,29 @@ const HEAD: &str = "# The exchanges with real brokers whose frames lie beside th
     # Broker, key of the API, version, and the brokers in whose files request and response are.\n";
 
 /// An API's key and a version.
-pub type Api = (i16, i16);
+pub(crate) type Api = (i16, i16);
 
 /// A request and its response, each with its length.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exchange {
-    pub request: Vec<u8>,
-    pub response: Vec<u8>,
+pub(crate) struct Exchange {
+    pub(crate) request: Vec<u8>,
+    pub(crate) response: Vec<u8>,
 }
 
 /// Everything that is kept, by broker.
 #[derive(Debug, Default)]
-pub struct Store {
-    pub brokers: BTreeMap<KafkaVersion, BTreeMap<Api, Exchange>>,
+pub(crate) struct Store {
+    pub(crate) brokers: BTreeMap<KafkaVersion, BTreeMap<Api, Exchange>>,
 }
 
 /// The number by which an exchange is found.
-pub fn correlation_id((key, version): Api) -> i32 {
+pub(crate) fn correlation_id((key, version): Api) -> i32 {
     i32::from(key) * 100 + i32::from(version)
 }
 
 impl Store {
     /// Reads what is there; nothing, if there is no manifest.
-    pub fn read(folder: &Path) -> Result<Self, Failure> {
+    pub(crate) fn read(folder: &Path) -> Result<Self, Failure> {
         let mut store = Self::default();
         let Ok(manifest) = fs::read_to_string(folder.join("manifest.txt")) else { return Ok(store) };
         let mut files = BTreeMap::new();
@@ -63,7 +63,7 @@ impl Store {
     }
 
     /// Writes everything anew.
-    pub fn write(&self, folder: &Path) -> Result<(), Failure> {
+    pub(crate) fn write(&self, folder: &Path) -> Result<(), Failure> {
         fs::create_dir_all(folder)?;
         for entry in fs::read_dir(folder)?.flatten() {
             fs::remove_file(entry.path())?;

@@ -9,21 +9,21 @@ use crate::records::{FIRST_TIMESTAMP, record_set};
 use crate::session::Session;
 
 /// One for each codec.
-pub const PARTITIONS: i32 = 5;
+pub(crate) const PARTITIONS: i32 = 5;
 
 const CODECS: [Compression; 5] =
     [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
 
 /// The topic that is written and read.
-pub struct Topic {
-    pub name: &'static str,
+pub(crate) struct Topic {
+    pub(crate) name: &'static str,
     /// As hexadecimal digits; zeros where brokers have no topic ids.
-    pub id: String,
+    pub(crate) id: String,
 }
 
 impl Topic {
     /// A topic in a request with these partitions: under every name that requests have for that.
-    pub fn with(&self, partitions: &Value) -> Value {
+    pub(crate) fn with(&self, partitions: &Value) -> Value {
         json!({
             "name": self.name, "topic": self.name, "topic_id": self.id, "partitions": partitions,
             "partition_data": partitions, "partition_indexes": partitions,
@@ -32,7 +32,7 @@ impl Topic {
 }
 
 /// Whether an answer has an error that passes by itself: leaders are elected, coordinators load.
-pub fn is_settled(answer: &Value) -> bool {
+pub(crate) fn is_settled(answer: &Value) -> bool {
     match answer {
         Value::Object(fields) => fields.iter().all(|(name, value)| {
             let passes = name.ends_with("error_code")
@@ -45,7 +45,7 @@ pub fn is_settled(answer: &Value) -> bool {
 }
 
 /// Creates the topic by asking for it, and asks for it in every version.
-pub fn prepare(session: &mut Session) -> Result<Topic, Failure> {
+pub(crate) fn prepare(session: &mut Session) -> Result<Topic, Failure> {
     let body = json!({
         "topics": [{"name": "golden"}], "allow_auto_topic_creation": true,
         "include_cluster_authorized_operations": true, "include_topic_authorized_operations": true,
@@ -58,7 +58,7 @@ pub fn prepare(session: &mut Session) -> Result<Topic, Failure> {
 }
 
 /// Writes records in every version, with every codec that it has.
-pub fn produce(session: &mut Session, topic: &Topic) -> Result<(), Failure> {
+pub(crate) fn produce(session: &mut Session, topic: &Topic) -> Result<(), Failure> {
     for (turn, version) in session.versions(ApiKey::Produce).into_iter().enumerate() {
         let mut partitions = Vec::new();
         for (index, codec) in CODECS.into_iter().enumerate() {
@@ -74,7 +74,7 @@ pub fn produce(session: &mut Session, topic: &Topic) -> Result<(), Failure> {
 }
 
 /// Reads records, offsets and epochs in every version.
-pub fn read(session: &mut Session, topic: &Topic) -> Result<(), Failure> {
+pub(crate) fn read(session: &mut Session, topic: &Topic) -> Result<(), Failure> {
     // Less than is there, and no multiple of a batch's length: brokers cut what they send. The last partition begins with
     // the transactions, aborted ones among them.
     let lengths = [130, 370, 440, 510, 2500];
@@ -103,7 +103,7 @@ pub fn read(session: &mut Session, topic: &Topic) -> Result<(), Failure> {
 }
 
 /// Creates a topic in every version of CreateTopics, changes and describes it, and deletes it.
-pub fn administer(session: &mut Session) -> Result<(), Failure> {
+pub(crate) fn administer(session: &mut Session) -> Result<(), Failure> {
     let turns =
         [ApiKey::CreateTopics, ApiKey::DeleteTopics, ApiKey::DescribeConfigs, ApiKey::CreatePartitions]
             .map(|key| session.versions(key).len());

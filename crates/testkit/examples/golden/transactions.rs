@@ -20,7 +20,7 @@ const APIS: [ApiKey; 5] = [
 const PARTITION: i32 = topics::PARTITIONS - 1;
 
 /// One transaction a turn, each turn one version further.
-pub fn converse(session: &mut Session, topic: &Topic) -> Result<(), Failure> {
+pub(crate) fn converse(session: &mut Session, topic: &Topic) -> Result<(), Failure> {
     let turns = APIS.map(|key| session.versions(key).len()).into_iter().max().unwrap_or(0);
     if turns == 0 {
         return Ok(());

@@ -14,7 +14,12 @@ use crate::Failure;
 const CLIENT_ID: &str = "golden";
 
 /// A request, from its length to its end.
-pub fn request(api_key: i16, version: i16, correlation_id: i32, body: &Value) -> Result<Vec<u8>, Failure> {
+pub(crate) fn request(
+    api_key: i16,
+    version: i16,
+    correlation_id: i32,
+    body: &Value,
+) -> Result<Vec<u8>, Failure> {
     let message = guard::request_message(api_key).ok_or("no such API")?;
     let known = message.version(version).ok_or("no such version")?;
     let compact = message.is_flexible(known);
@@ -142,7 +147,7 @@ impl Writer {
 }
 
 /// The body of a response, read from the bytes after its length.
-pub fn response(api_key: i16, version: i16, frame: &[u8]) -> Result<Value, Failure> {
+pub(crate) fn response(api_key: i16, version: i16, frame: &[u8]) -> Result<Value, Failure> {
     let message = guard::response_message(api_key).ok_or("no such API")?;
     let known = message.version(version).ok_or("no such version")?;
     let compact = message.is_flexible(known);
@@ -273,7 +278,7 @@ fn put_varint(number: usize, out: &mut Vec<u8>) {
 }
 
 /// Bytes as hexadecimal digits.
-pub fn to_hex(bytes: &[u8]) -> String {
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

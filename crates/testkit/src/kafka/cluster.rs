@@ -157,6 +157,7 @@ impl KafkaOptions {
                 jars: jars.clone(),
                 node_id,
                 port: *port,
+                advertised_port: *port,
                 cluster: match &zookeeper {
                     None => {
                         ClusterState::Kraft { controller_port: *controller_port, voters: voters.join(",") }

@@ -18,6 +18,8 @@ pub(crate) struct NodeSpec {
     pub(crate) jars: PathBuf,
     pub(crate) node_id: u32,
     pub(crate) port: u16,
+    /// The port that clients are told: the broker's own, or that of a proxy.
+    pub(crate) advertised_port: u16,
     pub(crate) cluster: ClusterState,
     pub(crate) properties: Properties,
     pub(crate) heap_mib: u32,
@@ -60,7 +62,7 @@ impl Node {
     }
 
     fn properties(&self) -> Properties {
-        let NodeSpec { node_id, port, .. } = &self.spec;
+        let NodeSpec { node_id, port, advertised_port, .. } = &self.spec;
         let pairs = match &self.spec.cluster {
             ClusterState::Kraft { controller_port, voters } => vec![
                 ("process.roles", "broker,controller".to_owned()),
@@ -73,7 +75,7 @@ impl Node {
                     "listeners",
                     format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}"),
                 ),
-                ("advertised.listeners", format!("PLAINTEXT://127.0.0.1:{port}")),
+                ("advertised.listeners", format!("PLAINTEXT://127.0.0.1:{advertised_port}")),
             ],
             ClusterState::ZooKeeper(server) => {
                 let mut pairs = vec![
@@ -84,10 +86,11 @@ impl Node {
                 ];
                 if self.spec.version.knows_listeners() {
                     pairs.push(("listeners", format!("PLAINTEXT://127.0.0.1:{port}")));
-                    pairs.push(("advertised.listeners", format!("PLAINTEXT://127.0.0.1:{port}")));
+                    pairs.push(("advertised.listeners", format!("PLAINTEXT://127.0.0.1:{advertised_port}")));
                 } else {
                     pairs.push(("port", port.to_string()));
                     pairs.push(("host.name", "127.0.0.1".to_owned()));
+                    pairs.push(("advertised.port", advertised_port.to_string()));
                 }
                 pairs
             }

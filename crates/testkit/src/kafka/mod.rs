@@ -37,6 +37,7 @@ pub use version::{KafkaVersion, NEWEST};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::capture::Recorder;
 use probe::Ask;
 
 /// How long a broker may take from its start to the first answer. Restarts with data take longest.
@@ -51,6 +52,10 @@ pub struct Kafka {
     version: String,
     how: String,
     ask: Ask,
+    /// Where the broker itself listens.
+    address: String,
+    /// What stands before it; gone with it.
+    _recorder: Option<Recorder>,
     engine: Engine,
 }
 
@@ -91,7 +96,9 @@ impl Kafka {
             how: format!("MILENA_BOOTSTRAP={bootstrap}"),
             version: version.map_or_else(|| "unknown".to_owned(), |version| version.to_string()),
             ask: version.map_or(Ask::Everything, KafkaVersion::sign_of_life),
+            address: bootstrap.clone(),
             bootstrap,
+            _recorder: None,
             engine: Engine::External,
         }
     }
@@ -216,7 +223,7 @@ impl Kafka {
     async fn wait_ready(&self) -> Result<(), KafkaError> {
         let started = tokio::time::Instant::now();
         while started.elapsed() < START_TIMEOUT {
-            if probe::live_brokers(&self.bootstrap, self.ask).await.is_ok_and(|count| count > 0) {
+            if probe::live_brokers(&self.address, self.ask).await.is_ok_and(|count| count > 0) {
                 return Ok(());
             }
             match &self.engine {

@@ -1,6 +1,10 @@
 //! Which broker to look for and how to set it up.
 
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use crate::capture::Recorder;
 
 use super::error::{KafkaError, KafkaErrorKind};
 use super::jvm::ClusterState;
@@ -30,6 +34,7 @@ pub struct KafkaOptions {
     bootstrap: Option<String>,
     properties: Properties,
     heap_mib: u32,
+    recordings: Option<PathBuf>,
 }
 
 impl KafkaOptions {
@@ -56,6 +61,7 @@ impl KafkaOptions {
             bootstrap: variable("MILENA_BOOTSTRAP"),
             properties: Vec::new(),
             heap_mib: 512,
+            recordings: None,
         })
     }
 
@@ -98,6 +104,14 @@ impl KafkaOptions {
         self
     }
 
+    /// Puts a [`Recorder`] before the broker that keeps everything clients say and hear in this folder. Only the JVM route
+    /// does that. A broker with a ZooKeeper is recorded talking to itself, too.
+    #[must_use]
+    pub fn record_to(mut self, folder: &Path) -> Self {
+        self.recordings = Some(folder.to_owned());
+        self
+    }
+
     /// The broker at `MILENA_BOOTSTRAP` if there is one and no property was asked for, else [`KafkaOptions::start`].
     ///
     /// # Errors
@@ -106,7 +120,7 @@ impl KafkaOptions {
     /// # Cancellation
     /// What was started is ended and removed.
     pub async fn obtain(self) -> Result<Kafka, KafkaError> {
-        let Some(bootstrap) = self.bootstrap.clone().filter(|_| self.properties.is_empty()) else {
+        let Some(bootstrap) = self.bootstrap.clone().filter(|_| self.is_plain()) else {
             return self.start().await;
         };
         let kafka = Kafka::external(bootstrap, self.stated_version.then_some(self.version));
@@ -148,6 +162,11 @@ impl KafkaOptions {
         Err(KafkaError::new(KafkaErrorKind::Absent, message))
     }
 
+    /// Whether any broker will do, as it is.
+    fn is_plain(&self) -> bool {
+        self.properties.is_empty() && self.recordings.is_none()
+    }
+
     pub(super) fn kafka_version(&self) -> KafkaVersion {
         self.version
     }
@@ -166,6 +185,9 @@ impl KafkaOptions {
             let message = format!("there is no image apache/kafka:{}", self.version);
             return Err(KafkaError::new(KafkaErrorKind::Absent, message));
         }
+        if self.recordings.is_some() {
+            return Err(KafkaError::new(KafkaErrorKind::Absent, "a container is not recorded"));
+        }
         let port = settings::free_port()?;
         let mut properties = settings::common(1);
         properties.extend(self.properties.iter().cloned());
@@ -176,6 +198,8 @@ impl KafkaOptions {
             version: self.version.to_string(),
             how: format!("container apache/kafka:{}", self.version),
             ask: self.version.sign_of_life(),
+            address: format!("127.0.0.1:{port}"),
+            _recorder: None,
             engine: Engine::Container(container),
         };
         kafka.wait_ready().await?;
@@ -196,6 +220,13 @@ impl KafkaOptions {
         } else {
             ClusterState::ZooKeeper(Arc::new(ZooKeeper::start(self.version, &jars).await?))
         };
+        let recorder = self
+            .recordings
+            .as_ref()
+            .map(|folder| Recorder::start(SocketAddr::from(([127, 0, 0, 1], port)), folder))
+            .transpose()
+            .map_err(|error| KafkaError::system("the recording proxy", error))?;
+        let advertised_port = recorder.as_ref().map_or(port, |recorder| recorder.address().port());
         let mut properties = settings::common(1);
         properties.extend(self.properties.iter().cloned());
         let spec = jvm::NodeSpec {
@@ -203,6 +234,7 @@ impl KafkaOptions {
             jars,
             node_id: 1,
             port,
+            advertised_port,
             cluster,
             properties,
             heap_mib: self.heap_mib,
@@ -210,7 +242,9 @@ impl KafkaOptions {
         let node = jvm::Node::create(spec)?;
         node.launch().await?;
         let kafka = Kafka {
-            bootstrap: format!("127.0.0.1:{port}"),
+            bootstrap: format!("127.0.0.1:{advertised_port}"),
+            address: format!("127.0.0.1:{port}"),
+            _recorder: recorder,
             version: self.version.to_string(),
             how: format!("JVM with the jars of Kafka {}", self.version),
             ask: self.version.sign_of_life(),
