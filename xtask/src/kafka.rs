@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -22,10 +22,10 @@ pub(crate) struct Broker {
 impl Broker {
     /// Starts a broker of this version by whatever route works and waits until it answers.
     pub(crate) fn start(version: &str) -> Result<Self> {
-        Self::start_with(version, Stdio::inherit())
+        Self::start_with(version, None, Stdio::inherit())
     }
 
-    fn start_with(version: &str, errors: Stdio) -> Result<Self> {
+    fn start_with(version: &str, record: Option<&Path>, errors: Stdio) -> Result<Self> {
         if let Err(error) = jars::fetch(version) {
             eprintln!("warning: no jars of Kafka {version}: {error:#}");
         }
@@ -35,6 +35,10 @@ impl Broker {
         let mut command = Command::new(target_folder()?.join("debug/examples/real_kafka"));
         if let Some(host) = engine::private_host() {
             command.env("DOCKER_HOST", host);
+        }
+        if let Some(folder) = record {
+            // Only a JVM is recorded.
+            command.env("MILENA_KAFKA_RECORD", folder).env("MILENA_KAFKA_ROUTE", "jvm");
         }
         let mut child = command
             .env("MILENA_KAFKA_VERSION", version)
@@ -71,13 +75,14 @@ impl Drop for Broker {
     }
 }
 
-/// Starts a broker that outlives this command. Returns its address.
-pub(crate) fn start(version: &str) -> Result<String> {
+/// Starts a broker that outlives this command, and records what clients say and hear if a folder is given. Returns its
+/// address.
+pub(crate) fn start(version: &str, record: Option<&Path>) -> Result<String> {
     // Not this command's own stderr: whoever reads that through a pipe would wait for the broker's end.
     let log = cache()?.join("kafka-start.log");
     let errors = File::create(&log).with_context(|| log.display().to_string())?;
-    let broker =
-        Broker::start_with(version, errors.into()).with_context(|| format!("see {}", log.display()))?;
+    let broker = Broker::start_with(version, record, errors.into())
+        .with_context(|| format!("see {}", log.display()))?;
     let address = broker.address().to_owned();
     let file = folder()?.join(broker.child.id().to_string());
     fs::write(&file, format!("{address}\n{}\n", broker.how())).with_context(|| file.display().to_string())?;

@@ -14,6 +14,7 @@ mod kafka;
 mod matrix;
 mod parity;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -73,6 +74,9 @@ enum KafkaChore {
         /// The version.
         #[arg(default_value = NEWEST_KAFKA)]
         version: String,
+        /// Keep every frame that clients send and get in this folder, a folder per connection (`milena frame` reads them).
+        #[arg(long)]
+        record: Option<PathBuf>,
     },
     /// Stop the brokers that `start` started, and remove containers that tests left behind.
     Stop {
@@ -153,8 +157,8 @@ fn run(chore: Chore) -> anyhow::Result<()> {
             Ok(())
         }
         Chore::Kafka(KafkaChore::Image { version, force }) => image::build(&version, force),
-        Chore::Kafka(KafkaChore::Start { version }) => {
-            println!("{}", kafka::start(&version)?);
+        Chore::Kafka(KafkaChore::Start { version, record }) => {
+            println!("{}", kafka::start(&version, record.as_deref())?);
             Ok(())
         }
         Chore::Kafka(KafkaChore::Stop { address }) => kafka::stop(address.as_deref()),

@@ -19,6 +19,13 @@ const ALL: [&str; 12] = [
 /// What CI runs: one for each way of being old.
 const CI: [&str; 5] = ["0.8.2.2", "0.9.0.1", "0.10.2.2", "1.1.1", "2.8.2"];
 
+/// The tests of the launchers. With the features of the broker's own program, so that both are built from one library.
+const LAUNCHER: [&str; 8] =
+    ["test", "--quiet", "--package", "milena-testkit", "--features", "containers", "--test", "old_kafka"];
+
+/// The tests of the client on every release.
+const CLIENT: [&str; 6] = ["test", "--quiet", "--package", "milena-tests", "--test", "versions"];
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The versions; without any, all from 0.8.2.2 to the newest.
@@ -59,8 +66,8 @@ pub(crate) fn run_all(args: &Args) -> Result<()> {
         (false, false) => args.versions.clone(),
     };
     // Built first, so that no broker waits for a compiler.
-    run(cargo().args(["test", "--quiet", "--no-run", "--package", "milena-testkit", "--test", "old_kafka"]))?;
-    run(cargo().args(["test", "--quiet", "--no-run", "--package", "milena-tests", "--test", "versions"]))?;
+    run(cargo().args(LAUNCHER).arg("--no-run"))?;
+    run(cargo().args(CLIENT).arg("--no-run"))?;
     let mut rows = Vec::new();
     for version in versions {
         let began = Instant::now();
@@ -95,8 +102,7 @@ fn one(version: &str) -> Result<Vec<(String, &'static str)>> {
     cells.extend(launcher.into_iter().map(|(_, outcome)| ("kill and restart".to_owned(), outcome)));
     let broker = Broker::start(version)?;
     let mut command = cargo();
-    command.args(["test", "--quiet", "--package", "milena-tests", "--test", "versions", "--"]);
-    command.args(["--include-ignored", "--nocapture"]);
+    command.args(CLIENT).args(["--", "--include-ignored", "--nocapture"]);
     cells.extend(tests_of(&mut command, version, Some(broker.address()))?);
     Ok(cells)
 }
