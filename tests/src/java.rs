@@ -30,6 +30,14 @@ pub async fn consume(java: &Java, bootstrap: &str, count: usize, arguments: &[&s
     printed.lines().map(str::to_owned).collect()
 }
 
+/// What kafka-dump-log prints of a log file, with its records.
+///
+/// # Panics
+/// As [`produce`].
+pub async fn dump_log(java: &Java, log: &str) -> String {
+    java.run("org.apache.kafka.tools.DumpLogSegments", &["--print-data-log", "--files", log], "").await
+}
+
 /// A Java with Kafka's jars.
 #[derive(Debug)]
 pub struct Java {

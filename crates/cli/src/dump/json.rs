@@ -109,10 +109,10 @@ impl<W: Write> Json<'_, W> {
 
     /// What stands before a value.
     fn key(&mut self, name: &Name, event: &Event<'_>) -> io::Result<()> {
-        if let Some(open) = self.open.last_mut() {
-            if !std::mem::replace(&mut open.empty, false) {
-                self.out.write_all(b",")?;
-            }
+        if let Some(open) = self.open.last_mut()
+            && !std::mem::replace(&mut open.empty, false)
+        {
+            self.out.write_all(b",")?;
         }
         match name {
             Name::Element(_) => {}

@@ -1,0 +1,202 @@
+//! `milena records` against Kafka's own kafka-dump-log, on the log files of a real broker.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use milena::{
+    Client, Compression, Header, ProducerConfig, ProducerRecord, TransactionConfig, TransactionalProducer,
+};
+use milena_testkit::kafka::Route;
+use milena_tests::records::{within, write};
+use milena_tests::{cli, create_topic, java, own_kafka, unique};
+use serde_json::Value;
+
+const CODECS: [Compression; 5] =
+    [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+
+/// One line of either tool as far as both tell the same: a batch, or a record.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Line {
+    Batch(BTreeMap<&'static str, String>),
+    Record { offset: i64, time: i64, key: i64, value: i64, headers: String, more: String },
+}
+
+/// What kafka-dump-log printed.
+fn java_lines(printed: &str) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for line in printed.lines() {
+        // A value ends at the next space: none of those that are compared holds one.
+        let field = |name: &str| {
+            let at = line.find(&format!("{name}: "))? + name.len() + 2;
+            line[at..].split(' ').next().map(str::to_owned)
+        };
+        let number = |name: &str| field(name).map_or(-1, |text| text.parse::<i64>().unwrap());
+        if line.starts_with("baseOffset: ") {
+            let crc = format!("{:08x}", number("crc"));
+            let named = [
+                ("base_offset", "baseOffset"),
+                ("last_offset", "lastOffset"),
+                ("records", "count"),
+                ("base_sequence", "baseSequence"),
+                ("producer_id", "producerId"),
+                ("producer_epoch", "producerEpoch"),
+                ("leader_epoch", "partitionLeaderEpoch"),
+                ("transactional", "isTransactional"),
+                ("control", "isControl"),
+                ("position", "position"),
+                ("size", "size"),
+                ("format", "magic"),
+                ("compression", "compresscodec"),
+                ("crc_ok", "isvalid"),
+            ];
+            let mut fields: BTreeMap<_, _> =
+                named.into_iter().map(|(ours, theirs)| (ours, field(theirs).unwrap())).collect();
+            fields.insert("crc", crc);
+            lines.push(Line::Batch(fields));
+        } else if line.starts_with("| offset: ") {
+            let more = match field("endTxnMarker") {
+                Some(kind) => format!("{} {}", kind.to_lowercase(), number("coordinatorEpoch")),
+                None => line.split_once("payload: ").map_or("", |(_, payload)| payload).to_owned(),
+            };
+            lines.push(Line::Record {
+                offset: number("offset"),
+                time: number("CreateTime"),
+                key: number("keySize"),
+                value: number("valueSize"),
+                headers: field("headerKeys").unwrap().trim_matches(['[', ']']).to_owned(),
+                more,
+            });
+        }
+    }
+    lines
+}
+
+/// What `milena records -J` printed.
+fn our_lines(printed: &str) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for line in printed.lines() {
+        let batch: Value = serde_json::from_str(line).unwrap();
+        let named = [
+            "base_offset",
+            "last_offset",
+            "records",
+            "base_sequence",
+            "producer_id",
+            "producer_epoch",
+            "leader_epoch",
+            "transactional",
+            "control",
+            "position",
+            "size",
+            "format",
+            "compression",
+            "crc_ok",
+            "crc",
+        ];
+        let plain = |value: &Value| match value {
+            Value::Null => "-1".to_owned(),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        lines.push(Line::Batch(named.into_iter().map(|name| (name, plain(&batch[name]))).collect()));
+        for entry in batch["entries"].as_array().unwrap() {
+            let control = &entry["control"];
+            let length = |value: &Value| value.as_str().map_or(-1, |text| text.len() as i64);
+            // Names and values take turns.
+            let headers = entry["headers"].as_array().into_iter().flatten().step_by(2);
+            let names: Vec<&str> = headers.map(|name| name.as_str().unwrap()).collect();
+            lines.push(Line::Record {
+                offset: entry["offset"].as_i64().unwrap(),
+                time: entry["ts"].as_i64().unwrap(),
+                // The keys and values of markers are bytes: their sizes are those of every marker.
+                key: if control.is_object() { 4 } else { length(&entry["key"]) },
+                value: if control.is_object() { 6 } else { length(&entry["payload"]) },
+                headers: names.join(","),
+                more: match control.as_object() {
+                    Some(control) => {
+                        format!("{} {}", control["kind"].as_str().unwrap(), control["coordinator_epoch"])
+                    }
+                    None => entry["payload"].as_str().unwrap_or("").to_owned(),
+                },
+            });
+        }
+    }
+    lines
+}
+
+/// Every codec, nulls, headers, and transactions that ended both ways, in partition 0.
+async fn fill(client: &Client, topic: &str) {
+    for compression in CODECS {
+        let config =
+            ProducerConfig { compression, linger: Duration::from_millis(50), ..ProducerConfig::default() };
+        let headers = [Header { name: "a", value: Some(b"1") }, Header { name: "a", value: None }];
+        let values: Vec<String> = (0..200).map(|number| format!("{compression}-{number}")).collect();
+        let records = values.iter().enumerate().map(|(number, value)| {
+            let record = ProducerRecord::to(topic).partition(0).value(value);
+            match number % 3 {
+                0 => record.key("k"),
+                1 => record.headers(&headers),
+                _ => record,
+            }
+        });
+        write(client, config, records).await;
+    }
+    let mut producer = TransactionalProducer::new(client, TransactionConfig::new(&unique("dump"))).unwrap();
+    within("init", producer.init()).await.unwrap();
+    for (value, commit) in [("one", true), ("two", false), ("three", true)] {
+        producer.begin().await.unwrap();
+        let record = ProducerRecord::to(topic).partition(0).value(value);
+        drop(within("sending", producer.send(record)).await.unwrap());
+        if commit {
+            within("the commit", producer.commit()).await.unwrap();
+        } else {
+            // What is not sent yet would not be sent at all.
+            within("the flush", producer.flush()).await.unwrap();
+            within("the abort", producer.abort()).await.unwrap();
+        }
+    }
+}
+
+fn log_of(folder: &Path, partition: &str) -> String {
+    folder.join(partition).join("00000000000000000000.log").display().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_told_as_kafka_dump_log_tells_it() {
+    let Some(java) = java::Java::find().await else { return };
+    let Some(kafka) = own_kafka(|options| options.route(Route::Jvm)).await else { return };
+    let Some(folder) = kafka.log_dir() else {
+        eprintln!("SKIPPED: the log files of {} are not within reach", kafka.how());
+        return;
+    };
+    let client = Client::connect(kafka.bootstrap()).await.unwrap();
+    let topic = unique("dump-log");
+    create_topic(&client, &topic, 1).await;
+    fill(&client, &topic).await;
+    client.close(Duration::from_secs(10)).await.unwrap();
+    // The last marker may come after the commit's answer.
+    kafka.stop().await.unwrap();
+
+    let log = log_of(&folder, &format!("{topic}-0"));
+    let ours = our_lines(&cli::run(["records", "-J", &log], "").await.good());
+    let theirs = java_lines(&java::dump_log(&java, &log).await);
+    let records = ours.iter().filter(|line| matches!(line, Line::Record { .. })).count();
+    assert_eq!(records, CODECS.len() * 200 + 3 + 3, "three transactions of a record and a marker each");
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        assert_eq!(ours, theirs);
+    }
+    assert_eq!(ours.len(), theirs.len());
+
+    // All the rest the broker wrote is sound too, the metadata log with its leader changes among it.
+    let metadata = cli::run(["records", &log_of(&folder, "__cluster_metadata-0")], "").await.good();
+    assert!(metadata.contains("leader change to 1, voters [1]"), "{metadata}");
+    for partition in std::fs::read_dir(&folder).unwrap() {
+        let partition = partition.unwrap().path();
+        if partition.is_dir() {
+            let verdict = cli::run(["records", "--verify", partition.to_str().unwrap()], "").await.good();
+            assert!(verdict.trim_end().ends_with(": sound"), "{verdict}");
+        }
+    }
+}
