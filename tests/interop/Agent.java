@@ -147,7 +147,8 @@ public class Agent {
         }
         KafkaConsumer<byte[], byte[]> consumer = consumers.computeIfAbsent(command.get("isolation").asText(), this::consumer);
         consumer.assign(ends.keySet());
-        consumer.seekToBeginning(ends.keySet());
+        // All logs begin at 0. A consumer that is assigned the same topic again would go on where it was.
+        ends.keySet().forEach(partition -> consumer.seek(partition, 0));
         Set<TopicPartition> open = new HashSet<>(ends.keySet());
         long deadline = System.nanoTime() + PATIENCE.toNanos();
         while (true) {

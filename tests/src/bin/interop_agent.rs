@@ -94,7 +94,7 @@ async fn write(client: &Client, command: &Value) -> Result<(), Failure> {
             .ok_or("idempotent is missing")?
         {
             true => Idempotence::Required,
-            false => Idempotence::Off,
+            false => Idempotence::WhenPossible,
         },
         linger: Duration::from_millis(20),
         max_request_size: 8 << 20,

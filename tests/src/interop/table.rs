@@ -29,15 +29,23 @@ pub fn markdown(report: &Report, versions: &Versions<'_>) -> String {
     for (implementation, version) in &report.implementations {
         let _ = writeln!(page, "| {} | {implementation} | {version} |", letter(*implementation));
     }
-    page.push_str("\nColumns are writer → reader. Transactional and compacted topics are read twice, read_committed and read_uncommitted.\n");
-    page.push_str("In the compacted topics, the cleaner has ");
-    let [_, emptied, gaps] = report.compacted;
-    page.push_str(match (emptied, gaps) {
-        (0, 0) => "not changed any batch.\n",
-        (0, _) => "left batches with gaps.\n",
-        (_, 0) => "emptied batches.\n",
-        _ => "left batches with gaps and batches without any record.\n",
-    });
+    page.push_str("\nColumns are writer → reader.");
+    if report.cases.iter().any(|case| case.shape.isolations().len() > 1) {
+        page.push_str(
+            " Transactional and compacted topics are read twice, read_committed and read_uncommitted.",
+        );
+    }
+    page.push('\n');
+    if report.cases.iter().any(|case| case.shape == Shape::Compacted) {
+        let [_, emptied, gaps] = report.compacted;
+        page.push_str("In the compacted topics, the cleaner has ");
+        page.push_str(match (emptied, gaps) {
+            (0, 0) => "not changed any batch.\n",
+            (0, _) => "left batches with gaps.\n",
+            (_, 0) => "emptied batches.\n",
+            _ => "left batches with gaps and batches without any record.\n",
+        });
+    }
     rows(&mut page, report, "Codecs at their default levels", |case| case.level.is_none());
     if report.cases.iter().any(|case| case.level.is_some()) {
         rows(&mut page, report, "Levels", |case| case.level.is_some());
@@ -103,7 +111,8 @@ fn about(shape: Shape) -> &'static str {
             "keys of 0 to 300 bytes, the partition chosen by the key (the same for all), times out of order in a batch"
         }
         Shape::Headers => {
-            "from no header to 200 of them; names that repeat, empty and non-ASCII names; null, empty and long values"
+            "from no header to 200 of them; names that repeat, empty and non-ASCII names (none with a NUL, where librdkafka's names end); \
+             null, empty and long values"
         }
         Shape::Nulls => "null keys and null values, in all combinations",
         Shape::Empty => "empty keys and values, which are not null, in all combinations",
