@@ -34,8 +34,8 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
         let mut topic = topics.next_topic().expect("a topic more");
         for expected in expected.partitions {
             let partition = topic.next().expect("a partition more");
-            assert_eq!(partition.index.0, expected.partition_index);
-            assert_eq!(partition.error_code.0, expected.error_code);
+            assert_eq!(partition.index().0, expected.partition_index);
+            assert_eq!(partition.error_code().0, expected.error_code);
             assert_eq!(partition.records(), expected.records.unwrap_or_default());
             let aborted = expected.aborted_transactions.unwrap_or_default();
             assert!(

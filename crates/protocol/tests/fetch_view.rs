@@ -63,23 +63,23 @@ fn data(partition: &Partition<'_>) -> PartitionData {
             .with_first_offset(aborted.first_offset.0)
     });
     let mut data = PartitionData::default()
-        .with_partition_index(partition.index.0)
-        .with_error_code(partition.error_code.0)
-        .with_high_watermark(partition.high_watermark.map_or(-1, |offset| offset.0))
-        .with_last_stable_offset(partition.last_stable_offset.map_or(-1, |offset| offset.0))
-        .with_log_start_offset(partition.log_start_offset.map_or(-1, |offset| offset.0))
+        .with_partition_index(partition.index().0)
+        .with_error_code(partition.error_code().0)
+        .with_high_watermark(partition.high_watermark().map_or(-1, |offset| offset.0))
+        .with_last_stable_offset(partition.last_stable_offset().map_or(-1, |offset| offset.0))
+        .with_log_start_offset(partition.log_start_offset().map_or(-1, |offset| offset.0))
         .with_aborted_transactions(Some(aborted.collect()))
-        .with_preferred_read_replica(partition.preferred_read_replica.map_or(-1, |id| id.0).into())
+        .with_preferred_read_replica(partition.preferred_read_replica().map_or(-1, |id| id.0).into())
         .with_records(Some(partition.records()));
-    if let Some(end) = partition.diverging_epoch {
+    if let Some(end) = partition.diverging_epoch() {
         data.diverging_epoch =
             EpochEndOffset::default().with_epoch(end.epoch.0).with_end_offset(end.end_offset.0);
     }
-    if let Some(leader) = partition.current_leader {
+    if let Some(leader) = partition.current_leader() {
         data.current_leader =
             LeaderIdAndEpoch::default().with_leader_id(leader.id.into()).with_leader_epoch(leader.epoch.0);
     }
-    if let Some(end) = partition.snapshot_id {
+    if let Some(end) = partition.snapshot_id() {
         data.snapshot_id = SnapshotId::default().with_epoch(end.epoch.0).with_end_offset(end.end_offset.0);
     }
     data
@@ -314,13 +314,13 @@ fn the_oldest_versions_are_read_as_the_guide_says() {
         let mut topic = topics.next_topic().unwrap();
         assert_eq!(topic.key(), TopicKey::Name("a"));
         let first = topic.next().unwrap();
-        assert_eq!((first.index.0, first.high_watermark.unwrap().0), (5, 256));
+        assert_eq!((first.index().0, first.high_watermark().unwrap().0), (5, 256));
         assert_eq!(&first.records()[..], [1, 2, 3]);
-        assert_eq!((first.last_stable_offset, first.log_start_offset), (None, None));
+        assert_eq!((first.last_stable_offset(), first.log_start_offset()), (None, None));
         assert_eq!(first.aborted_transactions().count(), 0);
         let second = topic.next().unwrap();
-        assert_eq!((second.index.0, second.error_code), (6, ErrorCode(3)));
-        assert_eq!((second.high_watermark, second.records().len()), (None, 0));
+        assert_eq!((second.index().0, second.error_code()), (6, ErrorCode(3)));
+        assert_eq!((second.high_watermark(), second.records().len()), (None, 0));
         assert!(topic.next().is_none());
         let mut last = topics.next_topic().unwrap();
         assert_eq!(last.key(), TopicKey::Name("bc"));
@@ -361,7 +361,8 @@ fn partitions_that_are_not_read_are_passed_over() {
         let mut topics = view.topics();
         let mut seen = Vec::new();
         while let Some(mut topic) = topics.next_topic() {
-            let partitions: Vec<i32> = topic.by_ref().take(read).map(|partition| partition.index.0).collect();
+            let partitions: Vec<i32> =
+                topic.by_ref().take(read).map(|partition| partition.index().0).collect();
             seen.push((topic.key(), partitions));
         }
         let expected = |id: u128, count: usize| {

@@ -32,9 +32,9 @@ pub(super) fn read(
         empty = false;
         let name = asked.topic(topic.key())?;
         for partition in topic {
-            let place = asked.place(name, partition.index);
+            let place = asked.place(name, partition.index());
             let place = place.and_then(|at| Some((from.get(at)?, answers.get_mut(at)?)));
-            let named = || TopicPartition::new(Arc::clone(name), partition.index);
+            let named = || TopicPartition::new(Arc::clone(name), partition.index());
             let Some((from, slot)) = place else {
                 return Err(Error::peer("the answer is about a partition that was not asked for")
                     .with_topic_partition(&named()));
@@ -91,7 +91,9 @@ impl<'a> Asked<'a> {
     fn topic(&self, key: TopicKey<'_>) -> Result<&'a Arc<str>> {
         self.topics.get(&key).copied().ok_or_else(|| {
             Error::peer(match key {
-                TopicKey::Id(id) => format!("the answer is about topic id {id}, which was not asked for"),
+                TopicKey::Id(id) => {
+                    format!("the answer is about topic id {id}, which was not asked for")
+                }
                 TopicKey::Name(name) => {
                     format!("the answer is about topic {name:?}, which was not asked for")
                 }
@@ -105,8 +107,8 @@ impl<'a> Asked<'a> {
 }
 
 fn read_partition(data: &Partition<'_>, from: &FetchFrom, options: &FetchOptions) -> Fetched {
-    let code = data.error_code;
-    let diverged_at = data.diverging_epoch.map(|end| end.end_offset).filter(|end| end.0 >= 0);
+    let code = data.error_code();
+    let diverged_at = data.diverging_epoch().map(|end| end.end_offset).filter(|end| end.0 >= 0);
     let error = if !code.is_ok() {
         Some(Error::broker_code(code, out_of_range(data, from).as_deref()))
     } else {
@@ -120,9 +122,9 @@ fn read_partition(data: &Partition<'_>, from: &FetchFrom, options: &FetchOptions
     let mut fetched = Fetched {
         tp: from.tp.clone(),
         error,
-        high_watermark: data.high_watermark.unwrap_or(Offset(-1)),
-        last_stable_offset: data.last_stable_offset,
-        log_start: data.log_start_offset,
+        high_watermark: data.high_watermark().unwrap_or(Offset(-1)),
+        last_stable_offset: data.last_stable_offset(),
+        log_start: data.log_start_offset(),
         diverged_at: diverged_at.filter(|_| code.is_ok()),
         batches: Vec::new(),
         aborted: Vec::new(),
@@ -141,8 +143,8 @@ fn read_partition(data: &Partition<'_>, from: &FetchFrom, options: &FetchOptions
 }
 
 fn out_of_range(data: &Partition<'_>, from: &FetchFrom) -> Option<String> {
-    (data.error_code == ErrorCode::OFFSET_OUT_OF_RANGE).then(|| {
-        match (data.log_start_offset, data.high_watermark) {
+    (data.error_code() == ErrorCode::OFFSET_OUT_OF_RANGE).then(|| {
+        match (data.log_start_offset(), data.high_watermark()) {
             (Some(start), Some(end)) => format!("offset {} is not in {start}..{end}", from.offset),
             _ => format!("offset {} is not in the log", from.offset),
         }

@@ -66,7 +66,7 @@ impl FetchView {
         if !VERSIONS.contains(version) {
             return Err(ProtocolError::unsupported(format!("FetchResponse has no version {version}")));
         }
-        let mut reader = Reader::new(&frame, 0, version);
+        let mut reader = Reader::new(&frame, &frame, version);
         match reader.response() {
             Ok(read) => Ok(Self {
                 version,
@@ -126,7 +126,7 @@ impl FetchView {
     }
 
     fn reader(&self, place: Place) -> Reader<'_> {
-        Reader::new(&self.frame, place.at, self.version)
+        Reader::new(&self.frame, self.frame.get(place.at..).unwrap_or_default(), self.version)
     }
 }
 
@@ -187,7 +187,9 @@ impl<'a> Topics<'a> {
         if std::mem::take(&mut self.open) {
             self.reader.no_tags("responses")?;
         }
-        let Some(left) = self.topics.checked_sub(1) else { return Ok(None) };
+        let Some(left) = self.topics.checked_sub(1) else {
+            return Ok(None);
+        };
         let (key, partitions) = self.reader.topic()?;
         (self.topics, self.partitions, self.open) = (left, partitions, true);
         Ok(Some(key))
@@ -212,6 +214,7 @@ impl<'a> Topic<'a, '_> {
 impl<'a> Iterator for Topic<'a, '_> {
     type Item = Partition<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<Partition<'a>> {
         self.topics.partitions = self.topics.partitions.checked_sub(1)?;
         self.topics.reader.partition().ok()
@@ -222,34 +225,102 @@ impl<'a> Iterator for Topic<'a, '_> {
     }
 }
 
-/// What a response says about one partition.
+/// What a response says about one partition. It is read from the frame when it is asked for.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct Partition<'a> {
-    /// Its number.
-    pub index: PartitionId,
-    /// Why it could not be read; [`ErrorCode::NONE`] if it was.
-    pub error_code: ErrorCode,
-    /// The end of what is replicated; `None` after an error.
-    pub high_watermark: Option<Offset>,
-    /// Below it every transaction has ended; `None` if the broker does not say, and before version 4.
-    pub last_stable_offset: Option<Offset>,
-    /// The first offset of the log; `None` if the broker does not say, and before version 5.
-    pub log_start_offset: Option<Offset>,
-    /// The replica that should be read instead; from version 11 on.
-    pub preferred_read_replica: Option<BrokerId>,
-    /// Where the log took another way than the reader's; from version 12 on.
-    pub diverging_epoch: Option<EpochEnd>,
-    /// Who leads the partition, if the reader asked somebody else; from version 12 on.
-    pub current_leader: Option<CurrentLeader>,
-    /// The snapshot to be read instead, in Raft's log; from version 12 on.
-    pub snapshot_id: Option<EpochEnd>,
-    aborted: AbortedTransactions<'a>,
-    records: &'a [u8],
     frame: &'a Bytes,
+    version: i16,
+    preferred: i32,
+    /// Its number, error code and offsets.
+    fixed: &'a [u8],
+    aborted: Part<'a>,
+    records: &'a [u8],
+    tags: Part<'a>,
+}
+
+/// The elements of an array: how many, and the bytes that begin with the first.
+#[derive(Clone, Copy, Default, Debug)]
+struct Part<'a> {
+    count: u32,
+    bytes: &'a [u8],
+}
+
+/// The tagged fields of a partition.
+#[derive(Clone, Copy, Default, Debug)]
+struct Tagged {
+    diverging_epoch: Option<EpochEnd>,
+    current_leader: Option<CurrentLeader>,
+    snapshot_id: Option<EpochEnd>,
 }
 
 impl<'a> Partition<'a> {
+    /// Its number.
+    #[must_use]
+    pub fn index(&self) -> PartitionId {
+        PartitionId(self.fixed.first_chunk().map_or(0, |bytes| i32::from_be_bytes(*bytes)))
+    }
+
+    /// Why it could not be read; [`ErrorCode::NONE`] if it was.
+    #[must_use]
+    pub fn error_code(&self) -> ErrorCode {
+        let bytes = self.fixed.get(4..).and_then(<[u8]>::first_chunk);
+        ErrorCode(bytes.map_or(0, |bytes| i16::from_be_bytes(*bytes)))
+    }
+
+    /// The end of what is replicated; `None` after an error.
+    #[must_use]
+    pub fn high_watermark(&self) -> Option<Offset> {
+        self.offset(6)
+    }
+
+    /// Below it every transaction has ended; `None` if the broker does not say, and before version 4.
+    #[must_use]
+    pub fn last_stable_offset(&self) -> Option<Offset> {
+        self.offset(14)
+    }
+
+    /// The first offset of the log; `None` if the broker does not say, and before version 5.
+    #[must_use]
+    pub fn log_start_offset(&self) -> Option<Offset> {
+        self.offset(22)
+    }
+
+    fn offset(&self, at: usize) -> Option<Offset> {
+        let offset = i64::from_be_bytes(*self.fixed.get(at..)?.first_chunk()?);
+        (offset >= 0).then_some(Offset(offset))
+    }
+
+    /// The replica that should be read instead; from version 11 on.
+    #[must_use]
+    pub fn preferred_read_replica(&self) -> Option<BrokerId> {
+        (self.preferred >= 0).then_some(BrokerId(self.preferred))
+    }
+
+    /// Where the log took another way than the reader's; from version 12 on.
+    #[must_use]
+    pub fn diverging_epoch(&self) -> Option<EpochEnd> {
+        self.tagged().diverging_epoch
+    }
+
+    /// Who leads the partition, if the reader asked somebody else; from version 12 on.
+    #[must_use]
+    pub fn current_leader(&self) -> Option<CurrentLeader> {
+        self.tagged().current_leader
+    }
+
+    /// The snapshot to be read instead, in Raft's log; from version 12 on.
+    #[must_use]
+    pub fn snapshot_id(&self) -> Option<EpochEnd> {
+        self.tagged().snapshot_id
+    }
+
+    fn tagged(&self) -> Tagged {
+        match self.tags.count {
+            0 => Tagged::default(),
+            count => self.reader(self.tags).known_tags(count).unwrap_or_default(),
+        }
+    }
+
     /// The records, as a slice of the frame: record batches or message sets, of which the last may be cut. Empty if there
     /// are none. They keep the whole frame in memory.
     #[must_use]
@@ -261,7 +332,11 @@ impl<'a> Partition<'a> {
     /// requests that read committed.
     #[must_use]
     pub fn aborted_transactions(&self) -> AbortedTransactions<'a> {
-        self.aborted.clone()
+        AbortedTransactions { reader: self.reader(self.aborted), left: self.aborted.count }
+    }
+
+    fn reader(&self, part: Part<'a>) -> Reader<'a> {
+        Reader::new(self.frame, part.bytes, self.version)
     }
 }
 

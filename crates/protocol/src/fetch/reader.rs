@@ -4,16 +4,24 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    AbortedTransaction, AbortedTransactions, CurrentLeader, EpochEnd, NodeEndpoint, Partition, Place,
-    TOPIC_IDS_FROM, TopicKey,
+    AbortedTransaction, CurrentLeader, EpochEnd, NodeEndpoint, Part, Partition, Place, TOPIC_IDS_FROM,
+    Tagged, TopicKey,
 };
 use crate::error::{ErrorKind, ProtocolError};
-use crate::error_code::ErrorCode;
 use crate::guard::cursor::{Cursor, Why};
-use crate::types::{BrokerId, LeaderEpoch, Offset, PartitionId, ProducerId};
+use crate::types::{BrokerId, LeaderEpoch, Offset, ProducerId};
 
 /// From this version on, lengths are varints and there are tagged fields (KIP-482).
 const FLEXIBLE_FROM: i16 = 12;
+
+/// Bytes of a partition before its aborted transactions.
+const fn fixed_bytes(version: i16) -> u32 {
+    match version {
+        ..4 => 14,
+        4 => 22,
+        _ => 30,
+    }
+}
 
 /// Why a frame was refused, and in which field ("" if in none).
 pub(super) type Stop = (Why, &'static str);
@@ -42,9 +50,9 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A reader from this byte of the frame on.
-    pub(super) fn new(frame: &'a Bytes, at: usize, version: i16) -> Self {
-        Self { cursor: Cursor::new(frame.get(at..).unwrap_or_default()), frame, version }
+    /// A reader of these bytes of the frame.
+    pub(super) const fn new(frame: &'a Bytes, bytes: &'a [u8], version: i16) -> Self {
+        Self { cursor: Cursor::new(bytes), frame, version }
     }
 
     #[cold]
@@ -112,37 +120,54 @@ impl<'a> Reader<'a> {
         Ok((key, self.count("partitions", 18)?))
     }
 
+    /// Passes over a partition, and keeps where its parts begin.
+    #[inline]
     pub(super) fn partition(&mut self) -> Checked<Partition<'a>> {
-        let known = |offset: i64| (offset >= 0).then_some(Offset(offset));
-        let index = PartitionId(self.i32("partition_index")?);
-        let error_code = ErrorCode(self.i16("error_code")?);
-        let high_watermark = known(self.i64("high_watermark")?);
-        let last_stable_offset =
-            if self.version >= 4 { known(self.i64("last_stable_offset")?) } else { None };
-        let log_start_offset = if self.version >= 5 { known(self.i64("log_start_offset")?) } else { None };
+        let fixed = match self.cursor.skip(fixed_bytes(self.version)) {
+            Ok(fixed) => fixed,
+            Err(_) => return Err(self.short_partition()),
+        };
         let aborted = self.aborted_transactions()?;
         let preferred = if self.version >= 11 { self.i32("preferred_read_replica")? } else { -1 };
         let records = self.records()?;
-        let mut partition = Partition {
-            index,
-            error_code,
-            high_watermark,
-            last_stable_offset,
-            log_start_offset,
-            preferred_read_replica: (preferred >= 0).then_some(BrokerId(preferred)),
-            diverging_epoch: None,
-            current_leader: None,
-            snapshot_id: None,
-            aborted,
-            records,
-            frame: self.frame,
-        };
-        self.partition_tags(&mut partition)?;
-        Ok(partition)
+        let tags = if self.flexible() { self.partition_tags()? } else { Part::default() };
+        Ok(Partition { frame: self.frame, version: self.version, preferred, fixed, aborted, records, tags })
     }
 
-    fn partition_tags(&mut self, partition: &mut Partition<'a>) -> Checked<()> {
-        self.tags("partitions", |reader, tag, size| {
+    /// In which of the fields of fixed width the frame ends.
+    #[cold]
+    fn short_partition(&mut self) -> Stop {
+        let fields = [
+            (4, "partition_index", 0),
+            (2, "error_code", 0),
+            (8, "high_watermark", 0),
+            (8, "last_stable_offset", 4),
+            (8, "log_start_offset", 5),
+        ];
+        for (size, field, since) in fields {
+            if self.version >= since
+                && let Err(why) = self.cursor.skip(size)
+            {
+                return (why, field);
+            }
+        }
+        (Why::Short, "partitions")
+    }
+
+    #[inline]
+    fn partition_tags(&mut self) -> Checked<Part<'a>> {
+        let count = self.cursor.varint().map_err(inside("partitions"))?;
+        let tags = Part { count, bytes: self.cursor.rest() };
+        if count > 0 {
+            self.known_tags(count)?;
+        }
+        Ok(tags)
+    }
+
+    /// What the tagged fields of a partition say.
+    pub(super) fn known_tags(&mut self, count: u32) -> Checked<Tagged> {
+        let mut found = Tagged::default();
+        self.some_tags("partitions", count, |reader, tag, size| {
             let field = match tag {
                 0 => "diverging_epoch",
                 1 => "current_leader",
@@ -154,37 +179,38 @@ impl<'a> Reader<'a> {
                 0 => {
                     let epoch = LeaderEpoch(reader.i32("epoch")?);
                     let end_offset = Offset(reader.i64("end_offset")?);
-                    partition.diverging_epoch = Some(EpochEnd { epoch, end_offset });
+                    found.diverging_epoch = Some(EpochEnd { epoch, end_offset });
                 }
                 1 => {
                     let id = BrokerId(reader.i32("leader_id")?);
                     let epoch = LeaderEpoch(reader.i32("leader_epoch")?);
-                    partition.current_leader = Some(CurrentLeader { id, epoch });
+                    found.current_leader = Some(CurrentLeader { id, epoch });
                 }
                 _ => {
                     let end_offset = Offset(reader.i64("end_offset")?);
                     let epoch = LeaderEpoch(reader.i32("epoch")?);
-                    partition.snapshot_id = Some(EpochEnd { epoch, end_offset });
+                    found.snapshot_id = Some(EpochEnd { epoch, end_offset });
                 }
             }
             reader.no_tags(field)?;
             reader.cursor.leave(outer).map_err(inside(field))?;
             Ok(true)
-        })
+        })?;
+        Ok(found)
     }
 
     /// Passes over the aborted transactions, and keeps where they begin.
-    fn aborted_transactions(&mut self) -> Checked<AbortedTransactions<'a>> {
-        let mut found = AbortedTransactions { reader: *self, left: 0 };
+    #[inline]
+    fn aborted_transactions(&mut self) -> Checked<Part<'a>> {
         if self.version < 4 {
-            return Ok(found);
+            return Ok(Part::default());
         }
-        let Some(count) = self.nullable_count("aborted_transactions", 16)? else { return Ok(found) };
-        found = AbortedTransactions { reader: *self, left: count };
+        let count = self.nullable_count("aborted_transactions", 16)?.unwrap_or(0);
+        let aborted = Part { count, bytes: self.cursor.rest() };
         for _ in 0..count {
             self.aborted_transaction()?;
         }
-        Ok(found)
+        Ok(aborted)
     }
 
     #[inline]

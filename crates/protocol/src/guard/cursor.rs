@@ -60,6 +60,12 @@ impl<'a> Cursor<'a> {
         Self { rest: frame, after: 0 }
     }
 
+    /// What is left of the frame, or of the tagged field.
+    #[inline]
+    pub(crate) const fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// Bytes left of the frame, or of the tagged field.
     #[inline]
     pub(crate) const fn left(&self) -> usize {
