@@ -2,20 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use milena_fuzz::field;
 use milena_protocol::compression::Compression;
 use milena_protocol::records::{BatchBuilder, BatchIdentity, BatchOptions, Header, batches};
-
-/// Takes up to `most` bytes, as many as the first one says; 255 stands for null.
-fn field<'a>(rest: &mut &'a [u8], most: usize) -> Option<&'a [u8]> {
-    let (&length, tail) = rest.split_first()?;
-    if length == 255 {
-        *rest = tail;
-        return None;
-    }
-    let (field, tail) = tail.split_at(usize::from(length).min(most).min(tail.len()));
-    *rest = tail;
-    Some(field)
-}
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((&codec, mut rest)) = bytes.split_first() else { return };
