@@ -1,21 +1,20 @@
 //! The guard's table of message shapes, from the schemas inside a kafka-clients jar.
 //!
-//! `cargo xtask parity --jar kafka-clients-4.3.1.jar` writes it, `--check` compares. Get the jar with
+//! `cargo xtask parity --jar kafka-clients-4.3.1.jar --older kafka-clients-3.9.1.jar` writes it, with the versions that the newer
+//! release dropped as the older one has them; `--check` compares, and fails if a version is not spoken for no stated reason.
+//! `--report` only says what is spoken of a release, whichever it is. Get a jar with
 //! `mvn dependency:copy -Dartifact=org.apache.kafka:kafka-clients:4.3.1 -DoutputDirectory=.`
 
 mod diff;
 mod emit;
 mod merge;
+mod report;
 mod schema;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use milena_protocol::{VersionRange, supported};
-
-use schema::Message;
-
-/// Writes or checks the guard's table, and says what kafka-protocol lacks.
+/// Writes or checks the guard's table, and says what is spoken of a release and what is not.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// The kafka-clients jar to read the schemas from.
@@ -27,6 +26,9 @@ pub(crate) struct Args {
     /// Write nothing; fail if what is checked in differs.
     #[arg(long)]
     check: bool,
+    /// Write nothing and check nothing; say what is spoken of the release, and where its fields differ from the table's.
+    #[arg(long)]
+    report: bool,
     /// Write nothing; say which versions have another shape in this older (or newer) jar.
     #[arg(long, value_name = "JAR")]
     diff: Option<PathBuf>,
@@ -46,6 +48,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Some(older) => merge::merge(schema::messages(older)?, messages)?,
         None => messages,
     };
+    let mut missing = report::report(&messages);
+    report::fields(&messages);
+    if args.report {
+        return Ok(());
+    }
     let files = emit::files(&messages)?;
     let mut stale = Vec::new();
     for (name, text) in &files {
@@ -69,30 +76,14 @@ pub(crate) fn run(args: Args) -> Result<()> {
             }
         }
     }
-    report(&messages);
+    missing.extend(report::unknown(&messages));
+    if args.check && !missing.is_empty() {
+        bail!("neither spoken nor known to be left out: {}", missing.join(", "));
+    }
     match (args.check, stale.is_empty()) {
         (true, false) => bail!("the guard's table is not the one of this jar: {}", stale.join(", ")),
         (_, true) => println!("the table is up to date"),
         (false, false) => println!("written: {}", stale.join(", ")),
     }
     Ok(())
-}
-
-/// What this Kafka speaks and kafka-protocol does not, or not yet.
-fn report(messages: &[Message]) {
-    let structs: usize = messages.iter().map(|message| message.structs.len()).sum();
-    println!("{} messages, {structs} structs", messages.len());
-    for message in messages.iter().filter(|message| message.kind == "request") {
-        let name = message.name.trim_end_matches("Request");
-        let (low, high) = message.versions;
-        match supported(message.key) {
-            None => println!("kafka-protocol lacks {name} ({}) {low}-{high}", message.key),
-            Some(VersionRange { min, max })
-                if i32::from(min) > low.into() || i32::from(max) < high.into() =>
-            {
-                println!("kafka-protocol has {name} ({}) {min}-{max}, Kafka {low}-{high}", message.key);
-            }
-            Some(_) => {}
-        }
-    }
 }

@@ -22,6 +22,7 @@ use shape::{Message, Shape};
 
 use crate::error::{ErrorKind, ProtocolError, Result};
 use crate::header::API_VERSIONS;
+pub(crate) use walk::FIRST_TAG;
 use walk::Refusal;
 
 /// What decoding a frame costs at most.

@@ -15,7 +15,7 @@ pub(super) struct Refusal {
 /// Bytes of a string's or a byte field's handle (`bytes::Bytes`). What it points to is the frame itself.
 const HANDLE: u64 = 32;
 /// What the first unknown tag of a struct costs: a leaf of the map they are kept in.
-const FIRST_TAG: u64 = 480;
+pub(crate) const FIRST_TAG: u64 = 480;
 /// What each further one costs: its share of half-full leaves.
 const NEXT_TAG: u64 = 96;
 

@@ -25,7 +25,8 @@
 //! [`newer`](crate::newer), which names them. Written in a version that lacks the field, it is left out.
 //!
 //! # Memory
-//! A rewritten body is a copy, of at most four times the body's size and 64 bytes. Strings and records are slices of it.
+//! A rewritten body is a copy, of at most four times the body's size and 64 bytes. Strings and records are slices of it. Fields
+//! kept among the tags count towards [`guard::limit`](crate::guard::limit).
 
 mod absent;
 mod rewrite;
@@ -35,9 +36,10 @@ mod tests;
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::protocol::{Decodable, Encodable};
 
-use crate::error::{ProtocolError, Result};
+use crate::error::{ErrorKind, ProtocolError, Result};
+use crate::guard::cursor::Why;
 use crate::guard::shape::Message;
-use crate::guard::{Cost, Passed};
+use crate::guard::{self, Cost, Passed};
 use crate::newer;
 use crate::versions::VersionRange;
 use rewrite::{Purpose, Trouble, rewrite};
@@ -111,7 +113,12 @@ pub(crate) fn decode<M: Decodable + 'static>(
         body
     } else {
         let mut rewritten = BytesMut::with_capacity(room(body.len(), passed.cost));
-        between(message, (version, nearest), Purpose::Read, &body, &mut rewritten)?;
+        let stowed = between(message, (version, nearest), Purpose::Read, &body, &mut rewritten)?;
+        let memory = passed.cost.memory.saturating_add(stowed.saturating_mul(guard::FIRST_TAG));
+        if memory > guard::limit(body.len()) {
+            let text = format!("{} v{version} refused: {}", message.name, Why::Memory.text());
+            return Err(ProtocolError::new(ErrorKind::Guard, text));
+        }
         rewritten.freeze()
     };
     let mut decoded = M::decode(&mut rest, nearest).map_err(|error| {
@@ -152,7 +159,7 @@ pub(crate) fn encode<M: Encodable + Clone + 'static>(
         body.encode(&mut written, nearest)
     }
     .map_err(|error| unencodable(&error))?;
-    between(message, (nearest, version), Purpose::Write, &written, buf)
+    between(message, (nearest, version), Purpose::Write, &written, buf).map(drop)
 }
 
 fn between(
@@ -161,7 +168,7 @@ fn between(
     purpose: Purpose,
     body: &[u8],
     out: &mut BytesMut,
-) -> Result<()> {
+) -> Result<u64> {
     let (Some(known), Some(wanted)) = (message.version(from), message.version(to)) else {
         return Err(ProtocolError::unsupported(format!("{} has no version {from} or {to}", message.name)));
     };

@@ -36,19 +36,20 @@ pub(crate) enum Purpose {
     Write,
 }
 
-/// Appends `body`, which is in version `from`, to `out` in version `to`.
+/// Appends `body`, which is in version `from`, to `out` in version `to`. Returns how many fields were stowed: each takes the memory
+/// of an unknown tag, which the guard did not know of.
 pub(crate) fn rewrite(
     message: &Message,
     (from, to): (u8, u8),
     purpose: Purpose,
     body: &[u8],
     out: &mut BytesMut,
-) -> Step {
+) -> Result<u64, Trouble> {
     let compact = (message.is_flexible(from), message.is_flexible(to));
     let cursor = Cursor::new(body);
-    let mut rewriter = Rewriter { cursor, from, to, compact, purpose, out, kept: Kept::default() };
+    let mut rewriter = Rewriter { cursor, from, to, compact, purpose, out, kept: Kept::default(), stowed: 0 };
     rewriter.structure(message.root)?;
-    if rewriter.cursor.is_empty() { Ok(()) } else { Err(Why::Trailing.into()) }
+    if rewriter.cursor.is_empty() { Ok(rewriter.stowed) } else { Err(Why::Trailing.into()) }
 }
 
 struct Rewriter<'a, 'b> {
@@ -60,6 +61,7 @@ struct Rewriter<'a, 'b> {
     purpose: Purpose,
     out: &'b mut BytesMut,
     kept: Kept,
+    stowed: u64,
 }
 
 /// What was read from one field and is written into another.
@@ -184,7 +186,10 @@ impl<'a> Rewriter<'a, '_> {
             return Ok(());
         }
         match (self.purpose, absent::stow(field.name)) {
-            (Purpose::Read, Some(tag)) if self.compact == (true, true) => stowed.push((tag, value)),
+            (Purpose::Read, Some(tag)) if self.compact == (true, true) => {
+                stowed.push((tag, value));
+                self.stowed += 1;
+            }
             (Purpose::Write, _) if !absence(field).ignorable => return Err(Trouble::Lost(field.name)),
             _ => {}
         }
