@@ -15,7 +15,8 @@ fn every_version<R: Request>(build: impl Fn(i16, uuid::Uuid) -> R, check: impl F
     let mut driver = Driver::new(BrokerConfig::default().with_topic("t", 2));
     let announced = driver.ask(4, &messages::ApiVersionsRequest::default());
     let range = announced.api_keys.iter().find(|api| api.api_key == R::KEY).unwrap();
-    let lowest = range.min_version.max(R::VERSIONS.min);
+    // Produce 0 to 2 are announced and not served, as on Kafka 4.
+    let lowest = if R::KEY == 0 { 3 } else { range.min_version };
     assert!(range.max_version <= R::VERSIONS.max);
     for version in lowest..=range.max_version {
         let mut driver = Driver::new(BrokerConfig::default().with_topic("t", 2));
