@@ -356,3 +356,38 @@ fn the_head_of_a_batch_says_how_long_it_is() {
         "unknown record batch format -1 (field magic, byte 16)"
     );
 }
+
+/// What brokers from 0.8.2 on were asked and answered; a correlation id there is API key x 100 + version.
+#[test]
+fn frames_of_real_brokers_are_told_to_their_last_byte() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/golden");
+    let mut frames = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let side = match path.extension().and_then(|ending| ending.to_str()) {
+            Some("requests") => Side::Request,
+            Some("responses") => Side::Response,
+            _ => continue,
+        };
+        let bytes = std::fs::read(&path).unwrap();
+        let mut rest = &bytes[..];
+        while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+            let (frame, behind) = behind.split_at(u32::from_be_bytes(*length) as usize);
+            rest = behind;
+            frames += 1;
+            let (api, version) = match side {
+                Side::Request => {
+                    (i16::from_be_bytes([frame[0], frame[1]]), i16::from_be_bytes([frame[2], frame[3]]))
+                }
+                Side::Response => {
+                    let id = i32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]);
+                    ((id / 100) as i16, (id % 100) as i16)
+                }
+            };
+            let what = format!("{}: {side:?} {api} v{version}", path.display());
+            assert!(side.dump(api, version, frame).message().is_some(), "{what}");
+            assert!(agrees(side, api, version, frame), "{what}");
+        }
+    }
+    assert!(frames > 1000, "{frames}");
+}
