@@ -123,9 +123,8 @@ impl<'a> Reader<'a> {
     /// Passes over a partition, and keeps where its parts begin.
     #[inline]
     pub(super) fn partition(&mut self) -> Checked<Partition<'a>> {
-        let fixed = match self.cursor.skip(fixed_bytes(self.version)) {
-            Ok(fixed) => fixed,
-            Err(_) => return Err(self.short_partition()),
+        let Ok(fixed) = self.cursor.skip(fixed_bytes(self.version)) else {
+            return Err(self.short_partition());
         };
         let aborted = self.aborted_transactions()?;
         let preferred = if self.version >= 11 { self.i32("preferred_read_replica")? } else { -1 };
