@@ -143,7 +143,7 @@ async fn javas_batches_of_every_codec_and_level_are_read() {
                 "{name}"
             );
             let found = lines(&batch);
-            assert_eq!(difference(&[expected.clone()], &[found]), None, "{name}");
+            assert_eq!(difference(std::slice::from_ref(&expected), &[found]), None, "{name}");
             // Uncompressed, the whole batch is the same as ours; compressed, its header but for length and checksum is.
             if codec == Compression::None {
                 assert!(bytes == plain, "{name}: not the bytes that we write");
@@ -188,6 +188,6 @@ async fn java_reads_our_batches_of_every_codec_and_level() {
     }
     assert_eq!(found.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
     for (name, lines) in wanted {
-        assert_eq!(difference(&[lines], &[found[&name].clone()]), None, "{name}");
+        assert_eq!(difference(&[lines], std::slice::from_ref(&found[&name])), None, "{name}");
     }
 }

@@ -146,10 +146,13 @@ fn keys(mut rng: Rng) -> Vec<Entry> {
     (0..301).zip(0..301).map(entry).collect()
 }
 
+/// A header, its name borrowed.
+type Named<'a> = (&'a str, Option<Vec<u8>>);
+
 fn headers(mut rng: Rng) -> Vec<Entry> {
     let some = |text: &str| Some(text.as_bytes().to_vec());
     let long = "n".repeat(300);
-    let sets: Vec<Vec<(&str, Option<Vec<u8>>)>> = vec![
+    let sets: Vec<Vec<Named<'_>>> = vec![
         vec![],
         vec![("h", some("1"))],
         vec![("h", some("1")), ("h", some("2")), ("h", some("1"))],
@@ -161,9 +164,8 @@ fn headers(mut rng: Rng) -> Vec<Entry> {
         // Their number takes two bytes.
         (0..200).map(|place| ("many", (place % 3 != 0).then(|| vec![place; 3]))).collect(),
     ];
-    let owned = |set: &Vec<(&str, Option<Vec<u8>>)>| {
-        set.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
-    };
+    let owned =
+        |set: &Vec<Named<'_>>| set.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     let entry = |place: i64| Entry {
         partition: Some(i32::from(place % 5 == 0)),
         timestamp: LONG_AGO + place,
