@@ -143,7 +143,7 @@ async fn fill(client: &Client, topic: &str) {
         });
         write(client, config, records).await;
     }
-    let mut producer = TransactionalProducer::new(client, TransactionConfig::new(&unique("dump"))).unwrap();
+    let mut producer = TransactionalProducer::new(client, TransactionConfig::new(unique("dump"))).unwrap();
     within("init", producer.init()).await.unwrap();
     for (value, commit) in [("one", true), ("two", false), ("three", true)] {
         producer.begin().await.unwrap();

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use milena::{
-    Acks, Client, Compression, ErrorCode, ErrorKind, Isolation, NewTopic, Producer, ProducerConfig,
-    ProducerRecord, TopicPartition,
+    Acks, Client, Compression, ErrorCode, ErrorKind, Idempotence, Isolation, NewTopic, Producer,
+    ProducerConfig, ProducerRecord, TopicPartition,
 };
 use milena_testkit::check::Judge;
 use milena_tests::Env;
@@ -45,13 +45,16 @@ async fn tickets_say_where_each_record_went() {
 async fn every_kind_of_acknowledgement_writes_in_order() {
     for env in Env::each().await {
         let client = env.client().await;
-        for (acks, idempotent) in
-            [(Acks::All, true), (Acks::All, false), (Acks::Leader, false), (Acks::None, false)]
-        {
+        for (acks, idempotence) in [
+            (Acks::All, Idempotence::Required),
+            (Acks::All, Idempotence::Off),
+            (Acks::Leader, Idempotence::Off),
+            (Acks::None, Idempotence::Off),
+        ] {
             let topic = env.topic("acks", 1).await;
             let config = ProducerConfig {
                 acks,
-                idempotent,
+                idempotence,
                 max_in_flight: 1,
                 batch_size: 512,
                 ..ProducerConfig::default()
@@ -67,7 +70,12 @@ async fn every_kind_of_acknowledgement_writes_in_order() {
                 .await;
             let tp = TopicPartition::new(topic.as_str(), 0);
             let found = batches(&client, &tp, Isolation::ReadUncommitted).await;
-            assert!(found.iter().all(|batch| batch.producer_id().is_some() == idempotent), "{acks:?}");
+            assert!(
+                found
+                    .iter()
+                    .all(|batch| batch.producer_id().is_some() == (idempotence == Idempotence::Required)),
+                "{acks:?}"
+            );
         }
     }
 }

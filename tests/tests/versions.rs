@@ -136,7 +136,7 @@ fn records(codec: Compression) -> Vec<Sent> {
     let start = 1_700_000_000_000;
     (0..200)
         .map(|number: usize| Sent {
-            key: (number % 4 > 0).then(|| format!("{codec:?} {number}").into_bytes()),
+            key: (!number.is_multiple_of(4)).then(|| format!("{codec:?} {number}").into_bytes()),
             value: match number % 10 {
                 0 => None,
                 1 => Some(Vec::new()),

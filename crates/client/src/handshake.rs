@@ -134,9 +134,10 @@ impl Handshake {
         }
     }
 
-    /// A broker whose versions the user gave. Where it should answer the legacy request it has to.
+    /// A broker whose versions the user gave. One that is said to be too old for ApiVersions has to answer the legacy
+    /// request; a newer one may not know it any more.
     async fn unasked(&self, versions: BrokerVersions, deadline: Instant) -> Result<Established, Failure> {
-        if versions.range(LIST_OFFSETS).is_some_and(|range| range.contains(0)) {
+        if versions.range(API_VERSIONS).is_none() {
             let socket = self.dial(deadline).await?;
             let socket = self.verified(socket, deadline).await.map_err(|failure| {
                 let text = format!("{}; broker_version says that it is an old one", failure.text);

@@ -33,7 +33,7 @@ pub struct TransactionConfig {
     /// How transactions are written; `None`, the default, follows the cluster's finalized feature `transaction.version`. All producers of
     /// one transactional id must use the same.
     pub version: Option<TransactionVersion>,
-    /// The rest. Transactions need [`Acks::All`] and idempotence, the defaults.
+    /// The rest. Transactions need [`Acks::All`](crate::Acks::All) and idempotence, the defaults.
     pub producer: ProducerConfig,
 }
 

@@ -301,7 +301,11 @@ async fn fetches_that_wait_do_not_hold_up_each_other_or_commits(client: &Client)
     for wait in waits {
         assert!(wait.await.unwrap()[0].error.is_none());
     }
-    assert!(since.elapsed() < Duration::from_secs(14), "fetches waited for each other: {:?}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(14),
+        "fetches waited for each other: {:?}",
+        since.elapsed()
+    );
 }
 
 async fn offsets_are_committed_and_read_back(client: &Client) {

@@ -482,8 +482,11 @@ fn lz4_of_before_0_10_is_written_and_read() {
     }
 }
 
-/// Streams of several parts, as other encoders write them: what they hold, and where a cut leaves a whole stream.
-fn foreign() -> Vec<(Compression, &'static str, Vec<u8>, Vec<u8>, Vec<usize>)> {
+/// A stream of several parts: its codec, its name, its bytes, what they hold, and where a cut leaves a whole stream.
+type Foreign = (Compression, &'static str, Vec<u8>, Vec<u8>, Vec<usize>);
+
+/// Streams of several parts, as other encoders write them.
+fn foreign() -> Vec<Foreign> {
     use structured_zstd::encoding::{CompressionLevel, FrameCompressor};
     let (one, two) = (sample(900, 31), sample(1100, 32));
     let both = [&one[..], &two].concat();
@@ -557,7 +560,7 @@ fn foreign_streams_are_read_and_no_cut_passes() {
                     );
                 }
                 Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::Codec, "{codec}, {name}: cut at {end}: {error}")
+                    assert_eq!(error.kind(), ErrorKind::Codec, "{codec}, {name}: cut at {end}: {error}");
                 }
             }
         }

@@ -125,7 +125,7 @@ fn agree(frame: &Bytes, version: i16) -> bool {
             let count =
                 |error: &milena_protocol::ProtocolError| error.to_string().contains("a count is larger");
             // The table knows the fewest bytes of an element over all versions, so that it may see a count later.
-            if !count(&ours) && !count(&theirs) {
+            if !count(ours) && !count(&theirs) {
                 assert_eq!(ours.to_string(), theirs.to_string(), "{}", named());
             }
             return false;

@@ -100,7 +100,7 @@ fn an_answer_that_would_cost_the_decoder_too_much_costs_the_view_nothing() {
     let topics: u32 = 10_000;
     let mut frame = vec![0, 0, 0, 7, 0];
     frame.extend([0; 10]);
-    frame.extend([(topics + 1) as u8 | 0x80, (topics + 1 >> 7) as u8]);
+    frame.extend([(topics + 1) as u8 | 0x80, ((topics + 1) >> 7) as u8]);
     for _ in 0..topics {
         frame.extend([1, 1, 1, 99, 0]);
     }

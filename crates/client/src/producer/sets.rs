@@ -90,7 +90,7 @@ mod tests {
         for record in 0..3 {
             let header = Header { name: "h", value: Some(b"x".as_slice()) };
             let some = (record < headers).then_some(header);
-            builder.push(1_000 + record as i64, Some(b"k"), None, some.into_iter()).unwrap();
+            builder.push(1_000 + record as i64, Some(b"k"), None, some).unwrap();
         }
         builder.freeze_with(Vec::new()).unwrap().0
     }

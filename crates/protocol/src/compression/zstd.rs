@@ -122,6 +122,9 @@ mod c_library {
     use std::cell::Cell;
     use zstd::bulk::{Compressor, Decompressor};
 
+    /// The states of higher levels take more memory than is kept.
+    const MAX_KEPT_LEVEL: i32 = 9;
+
     thread_local! {
         static ENCODER: Cell<Option<(i32, Compressor<'static>)>> = const { Cell::new(None) };
         static DECODER: Cell<Option<Decompressor<'static>>> = const { Cell::new(None) };

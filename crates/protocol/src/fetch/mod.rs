@@ -5,8 +5,8 @@
 //! ```
 //!
 //! [`FetchView::read`] goes over the whole frame once and allocates nothing; an answer that is malformed anywhere is refused
-//! before anything of it is seen. What is read afterwards is read from the same bytes again, which costs a few
-//! nanoseconds a partition and cannot fail. It refuses what the [guard](crate::guard) refuses, for the same reasons,
+//! before anything of it is seen. What is read afterwards is read from the same bytes again, which
+//! cannot fail. It refuses what the [guard](crate::guard) refuses, for the same reasons,
 //! except that there is no limit of memory to keep: nothing is decoded into any.
 //!
 //! Versions 0 to 18. What a version lacks is `None`, empty or zero.

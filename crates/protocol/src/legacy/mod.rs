@@ -22,11 +22,11 @@
 //!
 //! # Newer versions
 //! A field that only a newer version has is kept among the struct's unknown tagged fields, under a tag of our own: see
-//! [`newer`](crate::newer), which names them. Written in a version that lacks the field, it is left out.
+//! [`crate::newer`], which names them. Written in a version that lacks the field, it is left out.
 //!
 //! # Memory
 //! A rewritten body is a copy, of at most four times the body's size and 64 bytes. Strings and records are slices of it. Fields
-//! kept among the tags count towards [`guard::limit`](crate::guard::limit).
+//! kept among the tags count towards [`crate::guard::limit`].
 
 mod absent;
 mod rewrite;
