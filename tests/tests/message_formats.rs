@@ -1,7 +1,8 @@
 //! Old segments behind a new Fetch: Kafka 2.8, the last that keeps messages in whichever format a topic asks for, stores
 //! what we write in formats 0 and 1, compresses, cleans, and serves it as it lies there.
 //!
-//! `cargo test -p milena-tests --test message_formats -- --ignored`, with the jars of Kafka 2.8.2 (`cargo xtask kafka jars 2.8.2`).
+//! `cargo xtask kafka matrix` runs these; alone: `cargo test -p milena-tests --test message_formats -- --ignored`, with the jars
+//! of Kafka 2.8.2 (`cargo xtask kafka jars 2.8.2`).
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,7 +118,7 @@ fn check(batches: &[RecordBatch]) -> Vec<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes its own broker of an old version"]
+#[ignore = "takes its own broker of an old version: `cargo xtask kafka matrix` runs it"]
 async fn a_log_that_changed_its_format_twice_is_read_whole() {
     let Some((kafka, client)) = broker().await else { return };
     let tp = create(&client, "mixed", &[(FORMAT, "0.9.0")]).await;
@@ -154,7 +155,7 @@ fn scattered(n: i64) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes its own broker of an old version"]
+#[ignore = "takes its own broker of an old version: `cargo xtask kafka matrix` runs it"]
 async fn what_the_cleaner_leaves_of_old_segments_is_read() {
     const RECORDS: usize = 600;
     let Some((_kafka, client)) = broker().await else { return };

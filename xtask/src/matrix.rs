@@ -26,6 +26,10 @@ const LAUNCHER: [&str; 8] =
 /// The tests of the client on every release.
 const CLIENT: [&str; 6] = ["test", "--quiet", "--package", "milena-tests", "--test", "versions"];
 
+/// The last release that keeps messages in whichever format a topic asks for, and the tests of such topics.
+const KEEPS_OLD_FORMATS: &str = "2.8.2";
+const FORMATS: [&str; 6] = ["test", "--quiet", "--package", "milena-tests", "--test", "message_formats"];
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The versions; without any, all from 0.8.2.2 to the newest.
@@ -68,6 +72,7 @@ pub(crate) fn run_all(args: &Args) -> Result<()> {
     // Built first, so that no broker waits for a compiler.
     run(cargo().args(LAUNCHER).arg("--no-run"))?;
     run(cargo().args(CLIENT).arg("--no-run"))?;
+    run(cargo().args(FORMATS).arg("--no-run"))?;
     let mut rows = Vec::new();
     for version in versions {
         let began = Instant::now();
@@ -100,6 +105,10 @@ fn one(version: &str) -> Result<Vec<(String, &'static str)>> {
     ]);
     let launcher = tests_of(command.arg(&restarts), version, None)?;
     cells.extend(launcher.into_iter().map(|(_, outcome)| ("kill and restart".to_owned(), outcome)));
+    if version == KEEPS_OLD_FORMATS {
+        let mut command = cargo();
+        cells.extend(tests_of(command.args(FORMATS).args(["--", "--include-ignored"]), version, None)?);
+    }
     let broker = Broker::start(version)?;
     let mut command = cargo();
     command.args(CLIENT).args(["--", "--include-ignored", "--nocapture"]);
