@@ -72,6 +72,8 @@ pub struct FetchSettings {
     pub max_bytes: u32,
     /// Bytes of one partition in one answer, at most. Default 1 MiB.
     pub partition_max_bytes: u32,
+    /// Whether the checksum of each batch is verified. Default `true`. Kafka: `check.crcs`.
+    pub check_crcs: bool,
     /// Bytes a reader holds that were fetched and not handed out, compressed as they came; when reached, it stops fetching until
     /// the job caught up. It may be exceeded by one answer per broker. Default 32 MiB.
     pub prefetch_bytes: usize,
@@ -84,6 +86,7 @@ impl Default for FetchSettings {
             min_bytes: 1,
             max_bytes: 8 << 20,
             partition_max_bytes: 1 << 20,
+            check_crcs: true,
             prefetch_bytes: 32 << 20,
         }
     }

@@ -516,7 +516,7 @@ impl<T: Send + 'static> SourceReader<T> {
             max_bytes: fetch.max_bytes.min(room.max(LEAST_FETCH)),
             partition_max_bytes: fetch.partition_max_bytes,
             isolation: self.settings().isolation,
-            check_crcs: true,
+            check_crcs: fetch.check_crcs,
         };
         for (leader, entries) in by_leader {
             self.busy.insert(leader);
