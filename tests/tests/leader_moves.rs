@@ -74,6 +74,8 @@ async fn on_a_real_cluster_each_leader_dies_once_and_nothing_is_lost_or_doubled(
         ..ProducerConfig::default()
     };
     let producer = Producer::new(&client, producer_config).unwrap();
+    // The reader stops first: at the end of the log it waits for a record, and somebody has to write it.
+    let reads = Arc::new(AtomicBool::new(true));
     let running = Arc::new(AtomicBool::new(true));
     let writer = {
         let (producer, topic, running) = (producer.clone(), topic.clone(), Arc::clone(&running));
@@ -91,11 +93,11 @@ async fn on_a_real_cluster_each_leader_dies_once_and_nothing_is_lost_or_doubled(
         })
     };
     let reading = {
-        let (fetcher, tp, running) =
-            (client.fetcher(), TopicPartition::new(topic.as_str(), 0), Arc::clone(&running));
+        let (fetcher, tp, reads) =
+            (client.fetcher(), TopicPartition::new(topic.as_str(), 0), Arc::clone(&reads));
         tokio::spawn(async move {
             let mut next = 0;
-            while running.load(Ordering::Relaxed) || next < 10 {
+            while reads.load(Ordering::Relaxed) || next < 10 {
                 read_one(&fetcher, &tp, Offset(next)).await;
                 next += 1;
             }
@@ -129,8 +131,9 @@ async fn on_a_real_cluster_each_leader_dies_once_and_nothing_is_lost_or_doubled(
         };
         eventually("all replicas are in sync", in_sync, true).await;
     }
-    running.store(false, Ordering::Relaxed);
+    reads.store(false, Ordering::Relaxed);
     assert!(within("the reader", reading).await.unwrap() >= 10);
+    running.store(false, Ordering::Relaxed);
     let tickets = within("the writer", writer).await.unwrap();
     within("the flush", producer.flush()).await.unwrap();
     let mut judge = Judge::new();
