@@ -1,6 +1,7 @@
 //! What each release of Kafka speaks, for brokers that cannot say it (before 0.10) or are not to be asked.
 //!
-//! The tables were read from brokers of those releases (0.10.1 from its protocol guide). Between two releases of the list the
+//! The tables were read from brokers of those releases, except three: 0.8.2 and 0.9 cannot be asked, their tables are what they
+//! were seen to answer; that of 0.10.1 was not checked on a broker. Between two releases of the list the
 //! older one counts: versions were only added up to 3.9, and what 4.0 dropped are old ones, which nobody chooses who has newer ones in
 //! common.
 
@@ -433,6 +434,21 @@ const R3_9: &[Range] = &[
 ];
 
 impl BrokerVersions {
+    /// What a broker before ApiVersions (0.9 and older) is taken to speak: the APIs of Kafka 0.9.
+    ///
+    /// 0.9 leaves an ApiVersions request unanswered, 0.8 closes the connection on it. 0.8 lacks the group APIs
+    /// (JoinGroup and the like): see [`assumed_without_groups`](Self::assumed_without_groups).
+    #[must_use]
+    pub fn assumed_pre_apiversions() -> Self {
+        of_ranges(R0_9)
+    }
+
+    /// The APIs of Kafka 0.8.2: as [`assumed_pre_apiversions`](Self::assumed_pre_apiversions) without groups.
+    #[must_use]
+    pub fn assumed_without_groups() -> Self {
+        of_ranges(R0_8_2)
+    }
+
     /// What brokers of a release speak: `"0.8.2"`, `"0.9.0.1"`, `"0.10.2"`, `"2.8"`. A release between two known ones counts as the older one, one
     /// after the last as the last (3.9). `None` for what is no release number, and for releases before 0.8.2.
     ///
@@ -441,12 +457,16 @@ impl BrokerVersions {
     pub fn of_release(release: &str) -> Option<Self> {
         let wanted = number(release)?;
         let (_, ranges) = RELEASES.iter().rev().find(|(known, _)| *known <= wanted)?;
-        let api = |&(key, min, max): &Range| {
-            ApiVersion::default().with_api_key(key).with_min_version(min).with_max_version(max)
-        };
-        let response = ApiVersionsResponse::default().with_api_keys(ranges.iter().map(api).collect());
-        Some(Self::from_response(&response))
+        Some(of_ranges(ranges))
     }
+}
+
+fn of_ranges(ranges: &[Range]) -> BrokerVersions {
+    let api = |&(key, min, max): &Range| {
+        ApiVersion::default().with_api_key(key).with_min_version(min).with_max_version(max)
+    };
+    let response = ApiVersionsResponse::default().with_api_keys(ranges.iter().map(api).collect());
+    BrokerVersions::from_response(&response)
 }
 
 /// The first three numbers of a release; 0.8 alone is 0.8.2, which is the oldest that is spoken here.
@@ -515,5 +535,14 @@ mod tests {
     fn what_is_assumed_of_old_brokers_is_what_they_are() {
         assert_eq!(BrokerVersions::of_release("0.8.2"), Some(BrokerVersions::assumed_without_groups()));
         assert_eq!(BrokerVersions::of_release("0.9.0"), Some(BrokerVersions::assumed_pre_apiversions()));
+        let highest = |versions: BrokerVersions| {
+            versions.iter().map(|(key, range)| (key, range.max)).collect::<Vec<_>>()
+        };
+        let without_groups = [(0, 0), (1, 0), (2, 0), (3, 0), (8, 1), (9, 1), (10, 0)];
+        assert_eq!(highest(BrokerVersions::assumed_without_groups()), without_groups);
+        let with_groups = [(0, 1), (1, 1), (2, 0), (3, 0), (8, 2), (9, 1), (10, 0)];
+        let groups = (11..=16).map(|key| (key, 0));
+        let expected: Vec<_> = with_groups.into_iter().chain(groups).collect();
+        assert_eq!(highest(BrokerVersions::assumed_pre_apiversions()), expected);
     }
 }

@@ -100,30 +100,6 @@ impl BrokerVersions {
         versions
     }
 
-    /// What a broker before ApiVersions (0.9 and older) is taken to speak: the APIs of Kafka 0.9.
-    ///
-    /// 0.9 leaves an ApiVersions request unanswered, 0.8 closes the connection on it. 0.8 lacks the group APIs
-    /// (JoinGroup and the like): see [`assumed_without_groups`](Self::assumed_without_groups).
-    #[must_use]
-    pub fn assumed_pre_apiversions() -> Self {
-        let mut versions = Self::assumed_without_groups();
-        versions.assume(&[(0, 0, 1), (1, 0, 1), (8, 0, 2)]);
-        versions.assume(&[(11, 0, 0), (12, 0, 0), (13, 0, 0), (14, 0, 0), (15, 0, 0), (16, 0, 0)]);
-        versions
-    }
-
-    /// The APIs of Kafka 0.8.2: as [`assumed_pre_apiversions`](Self::assumed_pre_apiversions) without groups.
-    #[must_use]
-    pub fn assumed_without_groups() -> Self {
-        let mut versions = Self::default();
-        versions.assume(&[(0, 0, 0), (1, 0, 0), (2, 0, 0), (3, 0, 0), (8, 0, 1), (9, 0, 1), (10, 0, 0)]);
-        versions
-    }
-
-    fn assume(&mut self, ranges: &[(i16, i16, i16)]) {
-        self.ranges.extend(ranges.iter().map(|&(key, min, max)| (key, VersionRange { min, max })));
-    }
-
     /// The versions the broker offers of an API, as it said; `None` if it does not know the API.
     #[must_use]
     pub fn range(&self, api_key: i16) -> Option<VersionRange> {
