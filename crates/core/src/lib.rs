@@ -9,6 +9,7 @@
 //! - [`produce`]: batches of a partition, sequences, what answers mean, one lane a broker
 //! - [`retry`]: exponential back-off with jitter
 //! - [`rng`]: the small seeded generator behind jitter and shuffles
+//! - [`sasl`]: authentication mechanisms
 //! - [`transaction`]: the life of a transactional producer's transactions
 
 pub mod cluster;
@@ -17,4 +18,5 @@ pub mod partition;
 pub mod produce;
 pub mod retry;
 pub mod rng;
+pub mod sasl;
 pub mod transaction;
