@@ -17,6 +17,7 @@ fn dead_address() -> String {
     listener.local_addr().unwrap().to_string()
 }
 
+// scenario: 5.1.28
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_live_bootstrap_address_is_enough() {
     for env in Env::each().await {
@@ -30,6 +31,7 @@ async fn one_live_bootstrap_address_is_enough() {
     }
 }
 
+// scenario: 5.1.1, 5.1.28
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn addresses_that_do_not_work_are_each_named_with_their_reason() {
     let silent = HostileBroker::start(Mode::Silent, 1).await.unwrap();

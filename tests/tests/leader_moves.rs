@@ -54,6 +54,7 @@ async fn read_one(fetcher: &Fetcher, tp: &TopicPartition, at: Offset) -> String 
 }
 
 /// Three brokers, each killed once while a producer writes and a reader reads: nothing is lost or doubled.
+// scenario: 5.1.9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_real_cluster_each_leader_dies_once_and_nothing_is_lost_or_doubled() {
     let start = async { KafkaOptions::from_env()?.heap_mib(256).start_cluster(3).await };

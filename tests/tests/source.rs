@@ -66,6 +66,7 @@ async fn ten(stage: &Stage) {
     }
 }
 
+// scenario: 5.1.14, 5.1.15, 5.1.16, 5.1.17, 5.1.18, 5.4.33, 5.4.34
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_start_and_each_stop_is_where_it_says() {
     for stage in Stage::each(1).await {
@@ -112,6 +113,7 @@ async fn each_start_and_each_stop_is_where_it_says() {
     }
 }
 
+// scenario: 5.4.35, 5.4.39, 5.1.24
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_without_its_offset_follows_the_reset_rule() {
     for stage in Stage::each(1).await {
@@ -141,6 +143,7 @@ async fn a_start_without_its_offset_follows_the_reset_rule() {
     }
 }
 
+// scenario: D34, 5.2.31, 5.4.24
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_partitions_and_new_topics_are_read_from_their_start() {
     for env in Env::each().await {
@@ -193,6 +196,7 @@ async fn new_partitions_and_new_topics_are_read_from_their_start() {
 }
 
 /// A stop offset that is a commit marker's, or behind aborted records, is reached though no record is there.
+// scenario: 5.4.9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bounded_source_ends_behind_control_records() {
     for stage in Stage::each(2).await {
@@ -232,6 +236,7 @@ async fn a_bounded_source_ends_behind_control_records() {
     }
 }
 
+// scenario: 5.1.19, 5.2.4, D45
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn offsets_are_committed_with_checkpoints_and_the_lag_becomes_zero() {
     for stage in Stage::each(3).await {
@@ -256,6 +261,7 @@ async fn offsets_are_committed_with_checkpoints_and_the_lag_becomes_zero() {
     }
 }
 
+// scenario: 5.4.6, D30
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_watermark_is_that_of_the_slowest_partition_and_idle_ones_do_not_hold_it() {
     for stage in Stage::each(2).await {

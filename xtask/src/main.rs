@@ -13,6 +13,7 @@ mod jars;
 mod kafka;
 mod matrix;
 mod parity;
+mod scenarios;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,8 +41,11 @@ enum Chore {
     Test(TestArgs),
     /// Who reads what whom wrote: milena, Java and librdkafka on a real Kafka.
     Interop(interop::Args),
-    /// Check the rules about dependencies: no runtime in the pure crates, no C, no newer Rust than declared.
+    /// Check the rules about dependencies (no runtime in the pure crates, no C, no newer Rust than declared) and the marks of
+    /// scenarios in tests.
     Gates,
+    /// Write docs/scenarios.md: which test shows which scenario.
+    Scenarios(scenarios::Args),
     /// Run what CI runs.
     Ci,
     /// Build the fuzz targets and run each for a while.
@@ -174,7 +178,11 @@ fn run(chore: Chore) -> anyhow::Result<()> {
             chores::test(&chores::TestRun { kafka: &kafka, require_kafka, real_only, arguments: &arguments })
         }
         Chore::Interop(arguments) => interop::matrix(&arguments),
-        Chore::Gates => gates::check(),
+        Chore::Gates => {
+            gates::check()?;
+            scenarios::check_marks()
+        }
+        Chore::Scenarios(arguments) => scenarios::run(&arguments),
         Chore::Ci => chores::ci(),
         Chore::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Chore::Bench(BenchArgs { smoke, arguments }) => chores::bench(smoke, &arguments),

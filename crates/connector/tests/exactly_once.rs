@@ -37,6 +37,7 @@ async fn a_bounded_copy_without_crashes() {
 }
 
 /// One job, killed at each step in turn and resumed each time with another parallelism.
+// scenario: 5.8.11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_at_every_step_loses_and_doubles_nothing() {
     for version in [TransactionVersion::V1, TransactionVersion::V2] {
@@ -69,6 +70,7 @@ fn seeds() -> u64 {
 }
 
 /// Random crash points and parallelisms over many lives.
+// scenario: 5.1.6, 5.1.7, 5.1.8, 5.2.15, 5.2.16, 5.4.13, 5.4.14
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_lives_write_each_record_once() {
     for seed in 0..seeds() {

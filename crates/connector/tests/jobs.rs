@@ -23,6 +23,7 @@ fn endless(stage: &Stage, delivery: Delivery) -> Job {
     Job::from_source(stage.source().build().unwrap()).to(stage.sink(delivery).build().unwrap())
 }
 
+// scenario: 5.1.23, 5.4.12, 5.6.12
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_commits_everything_read_and_the_next_run_goes_on() {
     let stage = Stage::new(2).await;
@@ -45,6 +46,7 @@ async fn a_stop_commits_everything_read_and_the_next_run_goes_on() {
     }
 }
 
+// scenario: 5.1.4, 5.2.36
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_before_anything_happened_ends_at_once() {
     let stage = Stage::new(1).await;
@@ -124,6 +126,7 @@ async fn a_function_that_fails_or_panics_ends_the_job_with_the_place() {
     assert!(stage.output().await.is_empty());
 }
 
+// scenario: 5.3.21
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_may_restart_goes_on_from_its_last_checkpoint() {
     let stage = Stage::new(2).await;
@@ -153,6 +156,7 @@ async fn a_job_that_may_restart_goes_on_from_its_last_checkpoint() {
     assert!(verdict.is_clean(), "{verdict}");
 }
 
+// scenario: D16, 5.6.11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_job_is_refused_by_directory_prefix_or_fence() {
     let stage = Stage::new(1).await;
@@ -189,6 +193,7 @@ async fn a_second_job_is_refused_by_directory_prefix_or_fence() {
     assert!(error.to_string().contains("another instance uses the transactional id prefix job"), "{error}");
 }
 
+// scenario: D3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_timeout_above_the_brokers_limit_is_refused_at_the_start() {
     let mut config = broker_config(1, TransactionVersion::V2);
@@ -287,6 +292,7 @@ async fn a_full_disk_ends_the_job_and_keeps_the_last_checkpoint() {
     assert!(verdict.is_clean(), "{verdict}");
 }
 
+// scenario: 5.2.13, D10
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_a_job_spawned_outlives_it() {
     let stage = Stage::new(2).await;
@@ -300,6 +306,7 @@ async fn nothing_a_job_spawned_outlives_it() {
     wait_for("the job's connections are closed", || connections(&stage) <= before).await;
 }
 
+// scenario: 5.6.15, 5.4.15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn functions_shape_the_stream() {
     let stage = Stage::new(2).await;
@@ -343,6 +350,7 @@ async fn an_expired_checkpoint_takes_nothing_with_it() {
     assert!(stage.open_transactions().await.is_empty());
 }
 
+// scenario: 5.1.5, 5.2.44
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subtask_that_hangs_is_named_and_a_stop_is_bounded() {
     let stage = Stage::new(1).await;
@@ -376,6 +384,7 @@ async fn a_subtask_that_hangs_is_named_and_a_stop_is_bounded() {
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
 }
 
+// scenario: 5.8.17
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_without_a_broker_is_bounded() {
     let stage = Stage::new(1).await;

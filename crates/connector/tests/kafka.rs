@@ -19,6 +19,7 @@ async fn settled<B>(stage: &Stage<B>) {
     assert!(open.iter().all(|id| !id.starts_with(&stage.prefix)), "still open: {open:?}");
 }
 
+// scenario: 5.4.17
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_lives_on_a_real_broker_write_each_record_once() {
     let Some(stage) = Stage::real(3).await else { return };
@@ -40,6 +41,7 @@ async fn random_lives_on_a_real_broker_write_each_record_once() {
     settled(&stage).await;
 }
 
+// scenario: 5.1.9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_survives_the_kill_of_its_broker() {
     let Some(stage) = Stage::real(2).await else { return };

@@ -147,6 +147,7 @@ impl Source {
 }
 
 /// C12, C22, C23: empty partitions, more readers than partitions, aborted records and a control record at the tail.
+// scenario: 5.4.2, 5.4.5, 5.4.37
 #[tokio::test]
 async fn a_bounded_source_reads_what_was_committed_and_ends() {
     let stage = Stage::new(4).await;
@@ -189,6 +190,7 @@ async fn starts_and_stops_are_exact_and_an_open_transaction_does_not_hold_the_en
 }
 
 /// D34: a partition, and a topic that matches the pattern, appear while reading; nothing of them is missed.
+// scenario: 5.2.23, 5.2.46
 #[tokio::test]
 async fn what_appears_while_reading_is_read_from_its_first_record() {
     let stage = Stage::new(1).await;
@@ -218,6 +220,7 @@ async fn what_appears_while_reading_is_read_from_its_first_record() {
 }
 
 /// C13, C34: positions of a checkpoint taken in the middle, dealt to another number of readers: each record once.
+// scenario: 5.2.15, 5.2.16, 5.2.20, D48
 #[tokio::test]
 async fn a_source_restored_with_another_parallelism_reads_each_record_once() {
     let mut stage = Stage::new(5).await;
@@ -260,6 +263,7 @@ async fn delete_before(stage: &Stage, offset: i64) {
 }
 
 /// C10, D39: records deleted before they were read are never skipped in silence.
+// scenario: 5.1.24, 5.8.2, D39
 #[tokio::test]
 async fn a_position_outside_the_log_fails_with_what_is_there_or_resets_as_chosen() {
     let cases = [
@@ -304,6 +308,7 @@ async fn a_position_outside_the_log_fails_with_what_is_there_or_resets_as_chosen
 }
 
 /// C9, D40: a longer log under the same name must not be taken for the old one.
+// scenario: D40, 5.4.48
 #[tokio::test]
 async fn a_topic_created_again_while_it_is_read_is_noticed_by_the_reader() {
     for policy in [RecreatedTopic::Fail, RecreatedTopic::Ignore] {
@@ -326,6 +331,7 @@ async fn a_topic_created_again_while_it_is_read_is_noticed_by_the_reader() {
 }
 
 /// C27, D49: the error says where; a skipped record is counted, and the ones around it are read.
+// scenario: D49, 5.2.22
 #[tokio::test]
 async fn a_record_that_is_refused_fails_with_its_place_or_is_skipped_and_counted() {
     for policy in [OnRecordError::Fail, OnRecordError::Skip] {
@@ -352,6 +358,7 @@ async fn a_record_that_is_refused_fails_with_its_place_or_is_skipped_and_counted
 }
 
 /// C15, D45: what is committed is the position, behind a control record at the tail too, and it can be the next start.
+// scenario: 5.2.43, 5.4.43
 #[tokio::test]
 async fn positions_of_a_completed_checkpoint_are_committed_and_can_be_the_start() {
     let stage = Stage::new(1).await;
@@ -378,6 +385,7 @@ async fn positions_of_a_completed_checkpoint_are_committed_and_can_be_the_start(
 }
 
 /// D60: the end of a stream may be in the data; what is behind it isn't read, also not after a restore.
+// scenario: D60, 5.1.13
 #[tokio::test]
 async fn an_end_of_stream_ends_its_partition_only() {
     let stage = Stage::new(2).await;
@@ -393,6 +401,7 @@ async fn an_end_of_stream_ends_its_partition_only() {
 }
 
 /// D30, FLINK-5479: an empty partition, read to its end, does not hold back event time.
+// scenario: D30
 #[tokio::test]
 async fn an_empty_partition_does_not_hold_the_watermark() {
     let stage = Stage::new(2).await;

@@ -20,6 +20,7 @@ fn marks() -> WatermarkStrategy<String> {
 }
 
 /// The promise of a snapshot: whatever was handed out before it never comes again, and everything else comes.
+// scenario: 5.2.20
 #[tokio::test(start_paused = true)]
 async fn a_reader_restored_from_any_snapshot_goes_on_exactly_behind_it() {
     for seed in 0..30 {
@@ -57,6 +58,7 @@ async fn a_reader_restored_from_any_snapshot_goes_on_exactly_behind_it() {
 }
 
 /// `next` may be dropped at any point: nothing is lost or doubled.
+// scenario: 5.2.41, 5.2.38, 5.2.39
 #[tokio::test(start_paused = true)]
 async fn a_dropped_next_loses_nothing() {
     let mut dropped = 0;
@@ -140,6 +142,7 @@ async fn an_open_transaction_is_waited_for_and_then_read_in_order() {
 }
 
 /// C23, FLINK-34470: the stop lies behind markers and aborted records, where no visible record ever comes.
+// scenario: 5.4.9
 #[tokio::test(start_paused = true)]
 async fn a_stop_behind_control_records_is_reached() {
     let stage = Stage::new(1).await;
@@ -164,6 +167,7 @@ async fn a_stop_behind_control_records_is_reached() {
 }
 
 /// C24: nothing is asked of the broker for a split that is at its end.
+// scenario: 5.4.38, 5.4.45
 #[tokio::test(start_paused = true)]
 async fn a_stop_at_or_before_the_start_is_an_empty_split() {
     let stage = Stage::new(2).await;
@@ -173,6 +177,7 @@ async fn a_stop_at_or_before_the_start_is_an_empty_split() {
     assert_eq!(stage.broker.with_broker(|broker| broker.requests(1)), 0);
 }
 
+// scenario: 5.2.37, 5.2.23
 #[tokio::test(start_paused = true)]
 async fn partitions_found_while_reading_are_read_and_removed_ones_are_not() {
     let stage = Stage::new(3).await;
@@ -193,6 +198,7 @@ async fn partitions_found_while_reading_are_read_and_removed_ones_are_not() {
 }
 
 /// C34: reading a partition twice would double its records.
+// scenario: 5.8.13
 #[tokio::test(start_paused = true)]
 async fn a_partition_that_is_being_read_is_refused() {
     let stage = Stage::new(1).await;
@@ -203,6 +209,7 @@ async fn a_partition_that_is_being_read_is_refused() {
 }
 
 /// D31: a subtask without splits holds back nothing, from the first moment.
+// scenario: D31, 5.4.16, 5.1.8
 #[tokio::test(start_paused = true)]
 async fn a_reader_without_splits_is_idle_at_once() {
     let stage = Stage::new(1).await;
@@ -214,6 +221,7 @@ async fn a_reader_without_splits_is_idle_at_once() {
     assert!(matches!(next(&mut reader).await.unwrap(), ReaderEvent::Active));
 }
 
+// scenario: 5.2.25
 #[tokio::test(start_paused = true)]
 async fn a_punctuated_watermark_comes_right_behind_its_element() {
     let stage = Stage::new(1).await;
@@ -327,6 +335,7 @@ async fn a_slow_job_does_not_make_its_partitions_idle() {
 }
 
 /// Memory is bounded in bytes while nothing is taken, and everything comes when it is.
+// scenario: 5.8.16, D59, D58
 #[tokio::test(start_paused = true)]
 async fn a_job_that_does_not_read_stops_the_fetching() {
     let stage = Stage::new(4).await;
@@ -370,6 +379,7 @@ async fn a_job_that_does_not_read_stops_the_fetching() {
     }
 }
 
+// scenario: 5.2.12, 5.4.43
 #[tokio::test(start_paused = true)]
 async fn positions_are_committed_when_their_checkpoint_completes() {
     let stage = Stage::new(2).await;

@@ -60,6 +60,7 @@ fn given(offset: i64, or: OffsetReset) -> StartFrom {
     StartFrom::Offsets { offsets: BTreeMap::from([(tp(0), Offset(offset))]), or }
 }
 
+// scenario: 5.4.33, 5.4.34
 #[tokio::test(start_paused = true)]
 async fn each_start_is_the_number_that_the_log_gives_it() {
     use OffsetReset::{Earliest, Fail, Latest};
@@ -136,6 +137,7 @@ async fn a_partition_found_later_does_not_start_by_the_mode() {
 }
 
 /// C26: start and stop are those of the source's isolation.
+// scenario: 5.4.33
 #[tokio::test(start_paused = true)]
 async fn the_end_depends_on_the_isolation() {
     let (stage, _open) = stage().await;
@@ -165,6 +167,7 @@ async fn names(stage: &Stage, subscription: &Subscription) -> (Vec<String>, Vec<
     (names, found.missing)
 }
 
+// scenario: 5.4.36
 #[tokio::test(start_paused = true)]
 async fn discovery_finds_what_is_subscribed_and_names_what_is_missing() {
     let topics = BrokerConfig::default().with_topic("orders", 2).with_topic("orders.old", 1);

@@ -69,6 +69,7 @@ async fn a_partition_without_a_leader_says_so_and_goes_on_when_there_is_one() {
 }
 
 /// A broker that is away makes nothing idle and ends nothing.
+// scenario: 5.8.17
 #[tokio::test(start_paused = true)]
 async fn a_restarted_broker_is_found_again() {
     let stage = log(6).await;
@@ -86,6 +87,7 @@ async fn a_restarted_broker_is_found_again() {
 }
 
 /// C10: what retention took is never skipped in silence.
+// scenario: 5.1.27, 5.8.2
 #[tokio::test(start_paused = true)]
 async fn records_deleted_before_they_were_read_follow_the_policy() {
     for policy in [OnOutOfRange::Fail, OnOutOfRange::Earliest, OnOutOfRange::Latest] {
@@ -151,6 +153,7 @@ async fn records_that_are_fetched_survive_a_reset_of_their_position() {
 }
 
 /// C11, KIP-320: a log that lost its tail and grew again holds other records at the same offsets.
+// scenario: 5.8.3
 #[tokio::test(start_paused = true)]
 async fn a_log_that_lost_its_tail_is_noticed_though_it_grew_again() {
     let stage = log(3).await;
@@ -188,6 +191,7 @@ async fn a_log_that_lost_its_tail_follows_the_policy() {
 }
 
 /// C9: a topic under its old name is another topic.
+// scenario: D40, 5.4.48, 5.8.1
 #[tokio::test(start_paused = true)]
 async fn a_topic_created_again_while_it_is_read_is_an_error() {
     let stage = log(2).await;
@@ -268,6 +272,7 @@ async fn a_range_that_cannot_be_asked_is_asked_again() {
 }
 
 /// C15: a commit that fails is tried again and never fails the reading.
+// scenario: 5.2.42, 5.4.46
 #[tokio::test(start_paused = true)]
 async fn failed_commits_are_tried_again_while_reading_goes_on() {
     let stage = log(1).await;
@@ -335,6 +340,7 @@ async fn random_troubles_and_restores_lose_and_double_nothing() {
 }
 
 /// An error that comes while only commits are waited for is not swallowed: it is told when reading goes on.
+// scenario: 5.2.40
 #[tokio::test(start_paused = true)]
 async fn an_error_that_came_between_two_reads_is_told_at_the_next() {
     let stage = log(1).await;

@@ -135,6 +135,7 @@ mod tests {
         std::iter::from_fn(|| combiner.poll_event()).collect()
     }
 
+    // scenario: 5.2.24
     #[test]
     fn the_slowest_active_part_decides() {
         let mut combiner = Combiner::new();
@@ -163,6 +164,7 @@ mod tests {
         assert_eq!(drain(&mut combiner), [ProgressEvent::Watermark(18)]);
     }
 
+    // scenario: 5.2.27
     #[test]
     fn no_part_is_idle_and_never_the_largest_watermark() {
         let mut combiner = Combiner::new();

@@ -233,6 +233,7 @@ mod tests {
     }
 
     /// C16, C18, C19: what completed last wins, one commit at a time, and unknown checkpoints change nothing.
+    // scenario: 5.2.12, 5.8.12
     #[test]
     fn the_newest_completed_checkpoint_wins_and_commits_never_overlap() {
         let now = Instant::now();
@@ -259,6 +260,7 @@ mod tests {
     }
 
     /// C15, D46: failures are retried with growing delays, and pending positions don't pile up meanwhile.
+    // scenario: D46
     #[test]
     fn a_failed_commit_is_retried_later_and_only_so_often() {
         let now = Instant::now();
@@ -314,6 +316,7 @@ mod tests {
 
     proptest! {
         /// Whatever completes, fails and succeeds in whatever order: positions sent never decrease.
+        // scenario: 5.8.12
         #[test]
         fn no_older_position_follows_a_newer_one(steps in proptest::collection::vec((0..5_u8, 1..20_u64), 0..80)) {
             let mut queue = CommitQueue::default();

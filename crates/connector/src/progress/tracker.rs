@@ -203,6 +203,7 @@ mod tests {
     }
 
     /// D31: a subtask without splits must not hold back event time, but only once it is known to have none.
+    // scenario: D31
     #[test]
     fn a_reader_without_splits_is_idle_only_when_that_is_known() {
         let now = Instant::now();
@@ -216,6 +217,7 @@ mod tests {
     }
 
     /// D30 / FLINK-5479: without a rule for it, an idle partition holds the watermark for ever.
+    // scenario: D30
     #[test]
     fn a_caught_up_partition_releases_the_watermark() {
         let now = Instant::now();
@@ -248,6 +250,7 @@ mod tests {
     }
 
     /// C31, D51: the option lets an empty new partition stall nothing; by default it holds the watermark.
+    // scenario: D51
     #[test]
     fn a_partition_found_later_holds_back_or_not_as_chosen() {
         let now = Instant::now();
@@ -289,6 +292,7 @@ mod tests {
         assert_eq!(progress.max_timestamp(1), Some(500));
     }
 
+    // scenario: 5.2.25
     #[test]
     fn a_punctuated_watermark_comes_right_after_its_element() {
         let now = Instant::now();

@@ -75,6 +75,7 @@ mod tests {
     ];
     const WIDTHS: [u32; 9] = [1, 2, 3, 4, 5, 7, 8, 16, 128];
 
+    // scenario: 5.2.32, 5.2.33
     #[test]
     fn the_layout_is_flinks() {
         for (topic, hash, owners) in VECTORS {
@@ -85,6 +86,7 @@ mod tests {
         }
     }
 
+    // scenario: 5.2.28, 5.2.29, 5.2.30
     #[test]
     fn partitions_of_one_topic_are_dealt_evenly() {
         for width in 1..9_u32 {
@@ -97,6 +99,7 @@ mod tests {
         }
     }
 
+    // scenario: D48
     #[test]
     fn topics_that_all_start_at_one_subtask_are_balanced_when_asked() {
         let mut load = vec![0_usize; 4];

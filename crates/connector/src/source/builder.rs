@@ -528,6 +528,7 @@ mod tests {
         KafkaSource::builder().client(ClientConfig::new(["localhost:9092"])).deserializer(StringDeserializer)
     }
 
+    // scenario: 5.4.19
     #[test]
     fn mandatory_parts_are_asked_for() {
         assert!(base().topics(["t"]).build().is_ok());
@@ -552,6 +553,7 @@ mod tests {
         }
     }
 
+    // scenario: 5.2.7, 5.4.19
     #[test]
     fn offsets_are_committed_when_there_is_a_group() {
         assert!(!base().topics(["t"]).build().unwrap().settings().commit_on_checkpoint);

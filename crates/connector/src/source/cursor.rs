@@ -250,6 +250,7 @@ mod tests {
     }
 
     /// C23, FLINK-34470: no record at or behind the stop ever comes, only control records.
+    // scenario: 5.4.9
     #[test]
     fn a_tail_of_control_records_ends_the_split() {
         let mut cursor = cursor(5, Some(9));

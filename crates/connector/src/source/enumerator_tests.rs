@@ -91,6 +91,7 @@ fn round(enumerator: &mut Enumerator, now: Instant, partitions: impl IntoIterato
     short(&said)
 }
 
+// scenario: 5.4.21, 5.4.22, 5.4.20
 #[test]
 fn partitions_are_found_resolved_and_dealt_in_either_order() {
     let now = Instant::now();
@@ -104,6 +105,7 @@ fn partitions_are_found_resolved_and_dealt_in_either_order() {
 }
 
 /// D34, FLINK-32019: a partition found later must not start at the end.
+// scenario: 5.4.24, D34
 #[test]
 fn a_partition_found_later_starts_at_its_first_offset() {
     let now = Instant::now();
@@ -118,6 +120,7 @@ fn a_partition_found_later_starts_at_its_first_offset() {
 }
 
 /// D42: answers that were not asked for, late ones and repeated ones, assign nothing.
+// scenario: D42, 5.8.13
 #[test]
 fn racing_rounds_assign_nothing_twice() {
     let now = Instant::now();
@@ -136,6 +139,7 @@ fn racing_rounds_assign_nothing_twice() {
 }
 
 /// C29, D35: one failed look must not fail the job; too many in a row do.
+// scenario: D35
 #[test]
 fn transient_failures_are_retried_and_others_are_not() {
     let mut now = Instant::now();
@@ -179,6 +183,7 @@ fn a_resolution_that_fails_or_is_partial_is_asked_again_for_the_rest() {
     assert!(enumerator.is_resolved());
 }
 
+// scenario: 5.4.36
 #[test]
 fn a_misspelt_topic_fails_soon_and_a_slow_one_is_waited_for() {
     let mut now = Instant::now();
@@ -201,6 +206,7 @@ fn a_misspelt_topic_fails_soon_and_a_slow_one_is_waited_for() {
 }
 
 /// C30, D38: one answer that lists less drops nothing.
+// scenario: D36, D38, 5.8.4, 5.8.5, 5.4.30
 #[test]
 fn partitions_that_are_not_listed_once_stay_and_those_gone_follow_the_policy() {
     let cases =
@@ -228,6 +234,7 @@ fn partitions_that_are_not_listed_once_stay_and_those_gone_follow_the_policy() {
 }
 
 /// C9, D40, FLINK-40128: the old offsets must not be applied to a new topic in silence.
+// scenario: D40, 5.4.48
 #[test]
 fn a_topic_created_again_fails_unless_it_is_to_be_ignored() {
     for (policy, last) in [(RecreatedTopic::Fail, "F(Topic)"), (RecreatedTopic::Ignore, "")] {
@@ -261,6 +268,7 @@ fn a_topic_created_again_is_noticed_when_a_bounded_source_goes_on() {
 }
 
 /// D32, FLINK-31006, FLINK-33466: a bounded source with nothing (left) to assign must end.
+// scenario: D32, 5.4.23
 #[test]
 fn a_bounded_source_always_says_that_no_more_comes() {
     let now = Instant::now();
@@ -284,6 +292,7 @@ fn a_bounded_source_always_says_that_no_more_comes() {
 }
 
 /// D31: extra readers learn that they have nothing.
+// scenario: D31, 5.4.16, 5.2.30
 #[test]
 fn readers_without_partitions_are_told_so() {
     let now = Instant::now();
@@ -298,6 +307,7 @@ fn readers_without_partitions_are_told_so() {
 }
 
 /// C4, C6, C1: with a checkpoint the start mode isn't used; what it doesn't know starts at its first offset.
+// scenario: 5.2.10, 5.4.27
 #[test]
 fn a_restored_source_goes_on_and_reads_what_is_new_from_its_first_offset() {
     let now = Instant::now();
@@ -311,6 +321,7 @@ fn a_restored_source_goes_on_and_reads_what_is_new_from_its_first_offset() {
 }
 
 /// C2: nothing was resolved, so the user's mode counts.
+// scenario: D33
 #[test]
 fn a_checkpoint_from_before_the_first_discovery_keeps_the_start_mode() {
     let enumerator = Enumerator::new(config(), 1);
@@ -320,6 +331,7 @@ fn a_checkpoint_from_before_the_first_discovery_keeps_the_start_mode() {
 }
 
 /// C5, D37: neither silently read nor silently dropped.
+// scenario: D37, 5.2.8, 5.2.9, 5.2.11
 #[test]
 fn a_partition_not_subscribed_any_more_follows_the_policy() {
     let gone = TopicPartition::new("gone", PartitionId(0));
@@ -341,6 +353,7 @@ fn a_partition_not_subscribed_any_more_follows_the_policy() {
 }
 
 /// C34: a reader gives back what it has, not what another one has.
+// scenario: 5.4.26
 #[test]
 fn splits_given_back_are_dealt_again_and_foreign_ones_are_refused() {
     let now = Instant::now();

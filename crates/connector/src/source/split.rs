@@ -142,6 +142,7 @@ pub(crate) mod tests {
     }
 
     proptest! {
+        // scenario: 5.4.32
         #[test]
         fn what_was_written_is_read_and_every_cut_is_an_error(split in splits()) {
             let mut out = Encoder::new();
@@ -161,6 +162,7 @@ pub(crate) mod tests {
         }
     }
 
+    // scenario: 5.2.35, 5.4.32, 5.2.14
     #[test]
     fn the_first_version_stays_readable() {
         let golden = [

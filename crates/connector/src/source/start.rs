@@ -216,6 +216,7 @@ mod tests {
         StartFrom::Offsets { offsets: BTreeMap::from([(tp(), Offset(offset))]), or }
     }
 
+    // scenario: 5.4.35, 5.4.39
     #[test]
     fn the_table_of_starts() {
         let (full, bare) = (found(), Found { committed: None, ..found() });

@@ -71,6 +71,7 @@ mod tests {
     use super::*;
     use milena::PartitionId;
 
+    // scenario: 5.2.34
     #[test]
     fn a_pattern_matches_whole_names_only() {
         let pattern = Pattern::new("a|bc").unwrap();
