@@ -70,6 +70,6 @@ pub use producer::{
 };
 pub use transaction::{TransactionConfig, TransactionalProducer};
 pub use transactions::{
-    EndTxnAnswer, ListFilter, PreparedTransaction, TransactionDescription, TransactionListing,
-    TransactionState, TransactionVersion, Transactions,
+    EndTxnAnswer, ForcedMarker, ListFilter, MarkersWritten, PreparedTransaction, TransactionDescription,
+    TransactionListing, TransactionState, TransactionVersion, Transactions,
 };

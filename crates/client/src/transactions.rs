@@ -3,6 +3,8 @@
 //! A prepared transaction is a small record ([`PreparedTransaction`]); any process that holds it can finish it with one
 //! stateless EndTxn. What a refusal means is not decided here: FENCED says either "committed long ago" or "aborted".
 
+mod markers;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,8 @@ use crate::attempts::Attempts;
 use crate::call::{CallOptions, CoordinatorKind, Target};
 use crate::client::Client;
 use crate::error::{Error, Result};
+
+pub use markers::{ForcedMarker, MarkersWritten};
 
 /// How a transaction is written, by the cluster's finalized feature `transaction.version`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -103,6 +107,12 @@ impl TransactionState {
             "PrepareEpochFence" => Self::PrepareEpochFence,
             other => Self::Unknown(other.to_owned()),
         }
+    }
+
+    /// Whether its coordinator still has a transaction to end, or is at it.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Ongoing | Self::PrepareCommit | Self::PrepareAbort | Self::PrepareEpochFence)
     }
 
     /// Its name, as coordinators write it.
