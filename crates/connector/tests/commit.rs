@@ -17,7 +17,7 @@ const DESCRIBE_TRANSACTIONS: i16 = 65;
 const COMMITTED: Outcome = Outcome::Committed { verified: true };
 
 fn limits() -> Limits {
-    Limits { decide: Duration::from_secs(10), visible: Duration::from_secs(4), verify: true }
+    Limits { decide: Some(Duration::from_secs(10)), visible: Duration::from_secs(4), verify: true }
 }
 
 async fn commit(stage: &Stage, committable: &Committable) -> Outcome {
@@ -188,6 +188,29 @@ async fn a_lost_marker_is_hanging() {
     assert!(error.contains("readers of committed records are stuck"), "{error}");
 }
 
+/// What Kafka's own tool can't do: it only aborts, which loses what was committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_marker_can_be_written_and_the_commit_is_finished() {
+    for version in [TransactionVersion::V1, TransactionVersion::V2] {
+        let stage = Stage::with(broker_config(2, version)).await;
+        let committable = prepared(&stage, "a-0-0", &[0, 1], true).await;
+        let committer = Committer::new(stage.client.clone(), limits());
+        let firsts = committable.transaction.first_offsets.clone();
+        assert!(stage.broker.with_broker(|broker| broker.lose_next_marker(OUTPUT, 1)));
+        let outcome = commit(&stage, &committable).await;
+        let Outcome::Hanging { open, decided: true } = &outcome else { panic!("{outcome:?}") };
+        committer.finish(&committable.transaction, open).await.unwrap();
+        assert_eq!(commit(&stage, &committable).await, COMMITTED);
+        assert_eq!(numbers(&stage).await, [0, 1]);
+        let error = committer.finish(&committable.transaction, &firsts).await.unwrap_err();
+        assert_eq!(
+            error.kind(),
+            milena_connector::ErrorKind::DataLoss,
+            "what is not open is left alone: {error}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn markers_that_come_late_are_waited_for() {
     for version in [TransactionVersion::V1, TransactionVersion::V2] {
@@ -221,7 +244,7 @@ async fn nobody_answers_is_no_outcome() {
     let committable = prepared(&stage, "a-0-0", &[0], true).await;
     stage.broker.go_down().await;
     let committer =
-        Committer::new(stage.client.clone(), Limits { decide: Duration::from_secs(1), ..limits() });
+        Committer::new(stage.client.clone(), Limits { decide: Some(Duration::from_secs(1)), ..limits() });
     let outcome = committer.commit(&committable, || Ok::<_, std::convert::Infallible>(())).await.unwrap();
     assert!(matches!(outcome, Outcome::Unanswered { .. }), "{outcome:?}");
     stage.broker.come_back().await.unwrap();

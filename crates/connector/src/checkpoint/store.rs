@@ -58,7 +58,8 @@ pub struct Stored {
 pub struct CheckpointStore {
     dir: PathBuf,
     retain: usize,
-    _lock: DirectoryLock,
+    /// `None` when it is only read.
+    lock: Option<DirectoryLock>,
 }
 
 impl CheckpointStore {
@@ -72,9 +73,22 @@ impl CheckpointStore {
             Error::new(ErrorKind::Io, text).with_source(error)
         })?;
         let lock = DirectoryLock::acquire(dir, job)?;
-        let store = Self { dir: dir.to_owned(), retain: retain.max(1), _lock: lock };
+        let store = Self { dir: dir.to_owned(), retain: retain.max(1), lock: Some(lock) };
         store.remove_unfinished();
         Ok(store)
+    }
+
+    /// The same directory to look at, while a job may be using it: nothing is locked, and nothing may be written. The file that was
+    /// listed last may be gone when it is read.
+    ///
+    /// # Errors
+    /// `Misuse` if there is no such directory.
+    pub fn look_at(dir: &Path) -> Result<Self> {
+        if !dir.is_dir() {
+            let text = format!("there is no checkpoint directory {}", dir.display());
+            return Err(Error::new(ErrorKind::Misuse, text));
+        }
+        Ok(Self { dir: dir.to_owned(), retain: usize::MAX, lock: None })
     }
 
     /// The directory.
@@ -155,8 +169,15 @@ impl CheckpointStore {
     /// keep.
     ///
     /// # Errors
-    /// `Io` if it can't be written: the checkpoints that were there stay as they were.
+    /// `Io` if it can't be written: the checkpoints that were there stay as they were; `Misuse` if the directory was only opened to
+    /// be looked at.
     pub fn write(&self, id: CheckpointId, body: &[u8]) -> Result<()> {
+        if self.lock.is_none() {
+            return Err(Error::new(
+                ErrorKind::Misuse,
+                "this checkpoint directory was opened to be read only",
+            ));
+        }
         let hidden = self.dir.join(format!(".{}", file_name(id)));
         let path = self.path(id);
         let written = write_synced(&hidden, &frame(body))

@@ -6,11 +6,11 @@ use tokio::task::JoinSet;
 
 use super::control::{Halt, JobControl, Step};
 use crate::checkpoint::CheckpointId;
-use crate::sink::OnLoss;
 use crate::sink::committable::{Committable, TransactionIdentity};
 use crate::sink::committer::{Committer, failure};
 use crate::sink::naming::{NamePool, TransactionName};
 use crate::sink::outcome::Outcome;
+use crate::sink::policy::{Judgement, LossPolicy, OutcomeCounts};
 use crate::{Error, ErrorKind};
 
 /// Commits on the way at once, at most.
@@ -20,7 +20,7 @@ const AT_ONCE: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Settled {
     Committed,
-    /// Not committed, and the policy is to go on.
+    /// Not known to be committed, and the policy is to go on.
     Lost,
 }
 
@@ -28,9 +28,18 @@ pub(super) enum Settled {
 pub(super) struct Commits {
     committer: Committer,
     control: JobControl,
-    on_loss: OnLoss,
+    policy: LossPolicy,
+    counts: OutcomeCounts,
     pending: BTreeMap<TransactionIdentity, Pending>,
-    running: JoinSet<Result<(Committable, Outcome), Halt>>,
+    running: JoinSet<Result<Ended, Halt>>,
+}
+
+/// How a commit ended: the outcomes on the way, the last one counting.
+struct Ended {
+    committable: Committable,
+    outcome: Outcome,
+    /// It hung, and its missing markers were written.
+    hung: Option<Outcome>,
 }
 
 struct Pending {
@@ -48,8 +57,9 @@ enum PendingState {
 }
 
 impl Commits {
-    pub(super) fn new(committer: Committer, control: JobControl, on_loss: OnLoss) -> Self {
-        Self { committer, control, on_loss, pending: BTreeMap::new(), running: JoinSet::new() }
+    pub(super) fn new(committer: Committer, control: JobControl, policy: LossPolicy) -> Self {
+        let (pending, running) = (BTreeMap::new(), JoinSet::new());
+        Self { committer, control, policy, counts: OutcomeCounts::default(), pending, running }
     }
 
     /// Takes a transaction that a subtask prepared.
@@ -93,14 +103,8 @@ impl Commits {
             let Some(pending) = due.min_by_key(|pending| pending.committable.checkpoint) else { return };
             pending.state = PendingState::Running;
             let committable = pending.committable.clone();
-            let (committer, control) = (self.committer.clone(), self.control.clone());
-            self.running.spawn(async move {
-                let subtask = Some(committable.subtask);
-                control.reach(Step::BeforeCommit, subtask)?;
-                let sent = || control.reach(Step::AfterCommitSent, subtask);
-                let outcome = committer.commit(&committable, sent).await?;
-                Ok((committable, outcome))
-            });
+            let (committer, control, policy) = (self.committer.clone(), self.control.clone(), self.policy);
+            self.running.spawn(async move { settle(committer, control, policy, committable).await });
         }
     }
 
@@ -118,9 +122,14 @@ impl Commits {
             Some(joined) => joined,
             None => std::future::pending().await,
         };
-        let (committable, outcome) = joined.unwrap_or_else(|error| {
+        let Ended { committable, outcome, hung } = joined.unwrap_or_else(|error| {
             Err(Error::new(ErrorKind::Closed, "a commit ended unexpectedly").with_source(error).into())
         })?;
+        self.counts.count(&outcome);
+        if let Some(hung) = hung {
+            self.counts.count(&hung);
+            self.counts.finished += u64::from(matches!(outcome, Outcome::Committed { .. }));
+        }
         let settled = self.judge(&committable, &outcome)?;
         self.pending.remove(&committable.identity());
         let id = &committable.transaction.transactional_id;
@@ -134,23 +143,22 @@ impl Commits {
 
     fn judge(&self, committable: &Committable, outcome: &Outcome) -> Result<Settled, Halt> {
         let Some(error) = failure(committable, outcome) else { return Ok(Settled::Committed) };
-        match outcome {
-            // It is known to be decided, only not shown: nothing points to a loss.
-            Outcome::Unknown { decided: true, .. } => {
+        match (self.policy.judge(outcome), outcome) {
+            (Judgement::Fail | Judgement::Finish, _) => Err(error.into()),
+            (_, Outcome::Unknown { decided: true, .. }) => {
                 tracing::warn!(%error, "a commit could not be verified");
                 Ok(Settled::Committed)
             }
-            Outcome::Aborted { .. }
-            | Outcome::Partial { .. }
-            | Outcome::Hanging { .. }
-            | Outcome::Unknown { .. }
-                if self.on_loss == OnLoss::Continue =>
-            {
+            (Judgement::Committed | Judgement::GoOn, _) => {
                 tracing::error!(%error, "going on without the records of a transaction, as configured");
                 Ok(Settled::Lost)
             }
-            _ => Err(error.into()),
         }
+    }
+
+    /// How commits ended since this was last asked.
+    pub(super) fn take_counts(&mut self) -> OutcomeCounts {
+        std::mem::take(&mut self.counts)
     }
 
     /// Transactions that no complete checkpoint promises.
@@ -163,4 +171,27 @@ impl Commits {
     pub(super) async fn shutdown(&mut self) {
         self.running.shutdown().await;
     }
+}
+
+/// Commits one transaction; if it hangs and the policy says so, writes what is missing and looks again.
+async fn settle(
+    committer: Committer,
+    control: JobControl,
+    policy: LossPolicy,
+    committable: Committable,
+) -> Result<Ended, Halt> {
+    let subtask = Some(committable.subtask);
+    control.reach(Step::BeforeCommit, subtask)?;
+    let sent = || control.reach(Step::AfterCommitSent, subtask);
+    let outcome = committer.commit(&committable, sent).await?;
+    let Outcome::Hanging { open, .. } = &outcome else {
+        return Ok(Ended { committable, outcome, hung: None });
+    };
+    if policy.judge(&outcome) != Judgement::Finish {
+        return Ok(Ended { committable, outcome, hung: None });
+    }
+    tracing::warn!(transaction = %committable.identity(), ?open, "writing the missing commit markers");
+    committer.finish(&committable.transaction, open).await?;
+    let finished = committer.commit(&committable, sent).await?;
+    Ok(Ended { committable, outcome: finished, hung: Some(outcome) })
 }

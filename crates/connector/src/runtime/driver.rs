@@ -126,9 +126,10 @@ impl<'a> Run<'a> {
             None => None,
         };
         recovery::check_timeout(&sink_client, &sink).await?;
-        let recovered =
-            recovery::recover(&sink_client, &sink, restored.as_ref(), config.parallelism, control).await?;
         let metrics = &mut report.metrics;
+        let (from, parallelism) = (restored.as_ref(), config.parallelism);
+        let recovered =
+            recovery::recover(&sink_client, &sink, from, parallelism, control, &mut metrics.outcomes).await?;
         metrics.restored_from = restored.as_ref().map(|state| state.id);
         metrics.committed_transactions += recovered.committed;
         metrics.lost_transactions += recovered.lost;
@@ -448,6 +449,7 @@ impl<'a> Run<'a> {
     fn publish(&mut self) {
         self.update_watermark();
         let metrics = &mut self.report.metrics;
+        metrics.outcomes.add(self.commits.take_counts());
         metrics.records_in =
             self.before.0 + metrics.subtasks.iter().map(|subtask| subtask.records_in).sum::<u64>();
         metrics.records_out =

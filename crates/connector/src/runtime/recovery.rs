@@ -12,7 +12,7 @@ use crate::sink::committable::TransactionIdentity;
 use crate::sink::committer::Committer;
 use crate::sink::lingering::{Found, Probe, pattern, plan};
 use crate::sink::naming::{NamePool, TransactionName};
-use crate::sink::{Delivery, SinkSettings};
+use crate::sink::{Delivery, OutcomeCounts, SinkSettings};
 use crate::{Error, ErrorKind, Result};
 
 /// Leftovers aborted at once, at most.
@@ -35,6 +35,7 @@ pub(super) async fn recover(
     restored: Option<&CheckpointState>,
     parallelism: u32,
     control: &JobControl,
+    counts: &mut OutcomeCounts,
 ) -> Result<Recovered, Halt> {
     let prefixes = prefixes(sink, restored);
     let mut done = Recovered::default();
@@ -52,7 +53,9 @@ pub(super) async fn recover(
         for checkpoint in checkpoints {
             commits.on_complete(checkpoint);
             while commits.is_running() {
-                match commits.next(&names, &prefixes).await? {
+                let settled = commits.next(&names, &prefixes).await;
+                counts.add(commits.take_counts());
+                match settled? {
                     Settled::Committed => done.committed += 1,
                     Settled::Lost => done.lost += 1,
                 }

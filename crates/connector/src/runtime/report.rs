@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::checkpoint::CheckpointId;
+use crate::sink::OutcomeCounts;
 
 /// What a job is doing now.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -30,8 +31,10 @@ pub struct JobMetrics {
     pub restored_from: Option<CheckpointId>,
     /// Transactions committed, those of the restored checkpoint included.
     pub committed_transactions: u64,
-    /// Prepared transactions that were lost, where the policy is to go on.
+    /// Prepared transactions that are lost or not accounted for, where the policy is to go on.
     pub lost_transactions: u64,
+    /// How the commits of prepared transactions ended, those of the restored checkpoint included, each outcome by itself.
+    pub outcomes: OutcomeCounts,
     /// Leftovers of an earlier run that were aborted at the start.
     pub aborted_lingering: u64,
     /// Prepared transactions that wait for their commit.

@@ -1,14 +1,14 @@
 //! Drives the procedure of [`outcome`](super::outcome) over the network, and turns its verdicts into errors.
 
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use milena::protocol::error_code::ErrorCode;
 use milena::protocol::records::{ControlRecord, RecordBatch};
 use milena::protocol::types::Isolation;
 use milena::{
-    Client, EndTxnAnswer, FetchFrom, FetchOptions, Fetched, Offset, PreparedTransaction, TopicPartition,
-    TransactionState,
+    Client, EndTxnAnswer, FetchFrom, FetchOptions, Fetched, ForcedMarker, Offset, PreparedTransaction,
+    TopicPartition, TransactionState,
 };
 
 use super::committable::Committable;
@@ -51,7 +51,7 @@ impl Committer {
         let transaction = &committable.transaction;
         let seed =
             u64::from(committable.subtask) << 32 ^ committable.checkpoint.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut procedure = Settlement::new(transaction, self.limits, Instant::now(), seed);
+        let mut procedure = Settlement::new(transaction, self.limits, age(transaction), Instant::now(), seed);
         let mut patience = FIRST_PATIENCE;
         loop {
             match procedure.poll_step(Instant::now()) {
@@ -76,6 +76,71 @@ impl Committer {
                 }
             }
         }
+    }
+
+    /// Looks at the log, and only there, for what became of a transaction: nothing is sent that could change it.
+    ///
+    /// # Cancellation
+    /// Nothing happened.
+    pub async fn look(&self, transaction: &PreparedTransaction) -> Vec<(FirstOffset, Evidence)> {
+        let evidence = self.read(transaction, &transaction.first_offsets).await;
+        let found = |(at, _): &FirstOffset| {
+            evidence.iter().find(|(seen, _)| seen == at).map_or(Evidence::Unavailable, |&(_, found)| found)
+        };
+        transaction.first_offsets.iter().map(|first| (first.clone(), found(first))).collect()
+    }
+
+    /// Writes the commit markers that are missing where a decided transaction hangs ([`Outcome::Hanging`]), behind the coordinator's
+    /// back: Kafka's own tool can only abort there. Only where the leader still holds this very transaction open at its
+    /// first offset.
+    ///
+    /// # Errors
+    /// `Client` if a leader refuses (it takes the right for CLUSTER_ACTION) or can't be reached; `DataLoss` if a partition holds something
+    /// else open.
+    ///
+    /// # Cancellation
+    /// Markers may be written all the same; finish again.
+    pub async fn finish(&self, transaction: &PreparedTransaction, open: &[FirstOffset]) -> crate::Result<()> {
+        self.check_held(transaction, open).await?;
+        let marker = ForcedMarker {
+            producer_id: transaction.producer_id,
+            producer_epoch: transaction.marker_epoch(),
+            commit: true,
+            partitions: open.iter().map(|(at, _)| at.clone()).collect(),
+        };
+        let refused = |error: milena::Error| {
+            let text = format!("the commit of {} can't be finished", transaction.transactional_id);
+            Error::new(ErrorKind::Client, text).with_source(error)
+        };
+        for (at, written) in self.client.transactions().write_markers(&marker).await.map_err(refused)? {
+            written.map_err(|error| refused(error).with_topic_partition(at))?;
+        }
+        Ok(())
+    }
+
+    /// Fails unless each leader holds the transaction open, and at this offset.
+    async fn check_held(&self, transaction: &PreparedTransaction, open: &[FirstOffset]) -> crate::Result<()> {
+        let partitions: Vec<TopicPartition> = open.iter().map(|(at, _)| at.clone()).collect();
+        let held = self.client.admin().describe_producers(&partitions).await?;
+        for (at, first) in open {
+            let producers = match held.iter().find(|(found, _)| found == at) {
+                Some((_, Ok(producers))) => producers.as_slice(),
+                Some((_, Err(error))) => return Err(error.clone().into()),
+                None => &[],
+            };
+            let own = producers.iter().any(|producer| {
+                producer.producer_id == transaction.producer_id && producer.transaction_start == Some(*first)
+            });
+            if !own {
+                let text = format!(
+                    "the leader does not hold {} open here: there is nothing to finish",
+                    transaction.transactional_id
+                );
+                let error = Error::new(ErrorKind::DataLoss, text);
+                return Err(error.with_topic_partition(at.clone()).with_offset(*first));
+            }
+        }
+        Ok(())
     }
 
     async fn end(&self, transaction: &PreparedTransaction, patience: Duration) -> EndAnswer {
@@ -194,6 +259,13 @@ impl Committer {
     }
 }
 
+/// How long a transaction has been open, by the coordinator's clock when it began and this machine's now; zero if that is not known.
+fn age(transaction: &PreparedTransaction) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let began = transaction.start_time_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
+    began.map_or(Duration::ZERO, |began| now.saturating_sub(began))
+}
+
 enum Reading {
     Evidence(Evidence),
     /// The last stable offset is not past the first record: something at or before it is open.
@@ -287,7 +359,7 @@ pub fn failure(committable: &Committable, outcome: &Outcome) -> Option<Error> {
             ErrorKind::Timeout,
             format!(
                 "{name} is {} but has no end in {}: readers of committed records are stuck there until its marker is written \
-                 (`kafka-transactions.sh find-hanging`)",
+                 (`milena txn finish` writes it, and so does `OnHanging::Finish`)",
                 if *decided {
                     "committed by the coordinator"
                 } else {

@@ -14,6 +14,7 @@ pub mod committer;
 pub mod lingering;
 pub mod naming;
 pub mod outcome;
+pub mod policy;
 pub mod writer;
 
 use std::fmt;
@@ -27,6 +28,8 @@ use crate::{Error, ErrorKind, Result};
 use naming::check_prefix;
 use outcome::Limits;
 
+pub use policy::{LossPolicy, OnHanging, OnLoss, OutcomeCounts};
+
 /// What a sink promises about each element.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Delivery {
@@ -38,16 +41,6 @@ pub enum Delivery {
     /// Each element appears exactly once to readers of committed records, when the checkpoint that covers it is complete.
     /// Needs a transactional id prefix and a checkpoint directory.
     ExactlyOnce,
-}
-
-/// What to do when a prepared transaction turns out to be lost, in part or in whole, or can't be accounted for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum OnLoss {
-    /// The job fails with an error that names topics, partitions and first offsets. The default.
-    #[default]
-    Fail,
-    /// The loss is logged as an error and counted in the report, and the job goes on.
-    Continue,
 }
 
 /// Where a sink writes a record whose serializer names no partition.
@@ -80,8 +73,8 @@ pub struct SinkSettings {
     pub partitioning: SinkPartitioning,
     /// How long commits are tried and verified.
     pub commit: Limits,
-    /// What happens when a transaction is lost.
-    pub on_loss: OnLoss,
+    /// What happens when a transaction is lost, by outcome.
+    pub on_loss: LossPolicy,
 }
 
 /// A description of where and how to write elements of type `T`. The runtime makes one writer per subtask from it.
@@ -103,7 +96,7 @@ impl<T> KafkaSink<T> {
             producer: ProducerConfig::default(),
             partitioning: SinkPartitioning::default(),
             commit: Limits::default(),
-            on_loss: OnLoss::default(),
+            on_loss: LossPolicy::default(),
         }
     }
 
@@ -139,7 +132,7 @@ pub struct KafkaSinkBuilder<T> {
     producer: ProducerConfig,
     partitioning: SinkPartitioning,
     commit: Limits,
-    on_loss: OnLoss,
+    on_loss: LossPolicy,
 }
 
 impl<T> fmt::Debug for KafkaSinkBuilder<T> {
@@ -213,10 +206,11 @@ impl<T> KafkaSinkBuilder<T> {
         self
     }
 
-    /// What happens when a transaction is lost. Default: the job fails.
+    /// What happens when a transaction is lost: one answer to all, or a [`LossPolicy`] with one for each outcome. Default: the job
+    /// fails.
     #[must_use]
-    pub fn on_loss(mut self, on_loss: OnLoss) -> Self {
-        self.on_loss = on_loss;
+    pub fn on_loss(mut self, on_loss: impl Into<LossPolicy>) -> Self {
+        self.on_loss = on_loss.into();
         self
     }
 

@@ -31,9 +31,9 @@ pub type FirstOffset = (TopicPartition, Offset);
 /// How long to try what. All times count from the moment the procedure starts, unless said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How long an end request is repeated while nothing answers it. Default 15 minutes: as long as a broker keeps a
-    /// transaction open by default; afterwards a definite answer is certain to come once anything answers.
-    pub decide: Duration,
+    /// How long an end request is repeated while nothing answers it. `None`, the default: until shortly before the broker
+    /// would abort the transaction (its timeout, counted from its start if that is known), and for a minute at least.
+    pub decide: Option<Duration>,
     /// How long to wait for the markers of a decided transaction, from the decision. Default 60 s.
     pub visible: Duration,
     /// Whether to look at the log after the coordinator said yes. Default true. Without, the outcome is
@@ -41,9 +41,18 @@ pub struct Limits {
     pub verify: bool,
 }
 
+impl Limits {
+    /// How long to repeat an end request for a transaction with this timeout that has been open for `age`.
+    fn patience(&self, timeout: Duration, age: Duration) -> Duration {
+        let margin = MARGIN.min(timeout / 20);
+        let left = timeout.saturating_sub(age).saturating_sub(margin);
+        self.decide.unwrap_or_else(|| left.max(TRIED_AT_LEAST))
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self { decide: Duration::from_secs(900), visible: Duration::from_secs(60), verify: true }
+        Self { decide: None, visible: Duration::from_secs(60), verify: true }
     }
 }
 
@@ -51,6 +60,10 @@ impl Default for Limits {
 const ASK_AFTER: Duration = Duration::from_secs(1);
 /// "Not there" is believed when it is said twice, at least this far apart: metadata may be behind.
 const GONE_AFTER: Duration = Duration::from_secs(2);
+/// An end request is repeated for so long at least, however old the transaction is: it may still be committed after its timeout.
+const TRIED_AT_LEAST: Duration = Duration::from_secs(60);
+/// So much before its timeout the tries end at the latest: then there is time to say so.
+const MARGIN: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -188,11 +201,15 @@ pub struct Settlement {
     start_time_ms: Option<i64>,
     limits: Limits,
     started: Instant,
+    patience: Duration,
     state: State,
     attempt: u32,
     not_before: Instant,
     seed: u64,
+    /// The coordinator said that it is committed.
     decided: bool,
+    /// The coordinator said that it is aborted.
+    aborted_there: bool,
     seen: Option<Description>,
     heard: String,
     findings: Vec<Finding>,
@@ -200,9 +217,16 @@ pub struct Settlement {
 }
 
 impl Settlement {
-    /// The procedure for a prepared transaction, from the start. `seed` spreads the pauses of several.
+    /// The procedure for a prepared transaction, from the start, which has been open for `age`. `seed` spreads the pauses of
+    /// several.
     #[must_use]
-    pub fn new(transaction: &PreparedTransaction, limits: Limits, now: Instant, seed: u64) -> Self {
+    pub fn new(
+        transaction: &PreparedTransaction,
+        limits: Limits,
+        age: Duration,
+        now: Instant,
+        seed: u64,
+    ) -> Self {
         let finding = |first: &FirstOffset| Finding {
             first: first.clone(),
             settled: None,
@@ -215,11 +239,13 @@ impl Settlement {
             start_time_ms: transaction.start_time_ms,
             limits,
             started: now,
+            patience: limits.patience(transaction.timeout, age),
             state: State::Send,
             attempt: 0,
             not_before: now,
             seed: seed | 1,
             decided: false,
+            aborted_there: false,
             seen: None,
             heard: String::from("nothing was sent"),
             findings: transaction.first_offsets.iter().map(finding).collect(),
@@ -296,8 +322,9 @@ impl Settlement {
                 self.read(now);
             }
             Description::Found { state: Entry::PrepareAbort | Entry::CompleteAbort, .. } if own => {
-                self.outcome =
-                    Some(self.aborted(self.findings.iter().map(|finding| finding.first.clone()).collect()));
+                // The log may still know better: somebody may have forced a marker before.
+                self.aborted_there = true;
+                self.read(now);
             }
             Description::Found { state: Entry::Ongoing, producer_epoch, .. }
                 if own && producer_epoch == self.producer_epoch =>
@@ -397,7 +424,7 @@ impl Settlement {
     }
 
     fn read(&mut self, now: Instant) {
-        if self.decided {
+        if self.decided || self.aborted_there {
             self.attempt = 0;
             self.not_before = now;
         }
@@ -432,7 +459,9 @@ impl Settlement {
                     .filter(|finding| finding.latest == Evidence::Open)
                     .map(|finding| finding.first.clone())
                     .collect();
-                self.outcome = Some(if open.is_empty() {
+                self.outcome = Some(if self.aborted_there {
+                    self.aborted(self.unless_committed())
+                } else if open.is_empty() {
                     let stuck = self
                         .unsettled()
                         .map(|finding| finding.first.0.to_string())
@@ -447,7 +476,7 @@ impl Settlement {
             }
             State::Read { .. } => {}
             State::Send | State::AskThenSend | State::AskThenRead => {
-                if now.saturating_duration_since(self.started) >= self.limits.decide {
+                if now.saturating_duration_since(self.started) >= self.patience {
                     self.outcome = Some(Outcome::Unanswered { cause: self.heard.clone() });
                 }
             }
@@ -460,12 +489,18 @@ impl Settlement {
             (false, true) => Outcome::Committed { verified: true },
             (true, false) => self.aborted(lost),
             (false, false) => Outcome::Partial { committed, lost },
+            (true, true) if self.aborted_there => self.aborted(self.unless_committed()),
             (true, true) => Outcome::Unknown { decided: self.decided, cause: self.cause() },
         });
     }
 
     fn aborted(&self, lost: Vec<FirstOffset>) -> Outcome {
         Outcome::Aborted { lost, cause: self.cause() }
+    }
+
+    fn unless_committed(&self) -> Vec<FirstOffset> {
+        let others = self.findings.iter().filter(|finding| finding.settled != Some(Evidence::Commit));
+        others.map(|finding| finding.first.clone()).collect()
     }
 
     fn unsettled(&self) -> impl Iterator<Item = &Finding> {

@@ -43,7 +43,7 @@ impl World {
         let mut now = begun;
         let mut trace = Vec::new();
         let mut silent = self.silent;
-        let mut procedure = Settlement::new(transaction, limits, now, 42);
+        let mut procedure = Settlement::new(transaction, limits, Duration::ZERO, now, 42);
         for _ in 0..100_000 {
             now += Duration::from_millis(1);
             match procedure.poll_step(now) {
@@ -146,6 +146,32 @@ fn a_timed_out_transaction_is_a_loss_with_its_place_and_cause() {
 }
 
 #[test]
+fn an_abort_that_the_log_contradicts_is_not_believed() {
+    let aborted = || entry(TransactionState::CompleteAbort, 4, Some(START));
+    let answer = |log: &[Evidence]| World::answer(refused(ErrorCode::INVALID_TXN_STATE), aborted(), log);
+    assert_eq!(answer(&[Evidence::Commit]), Outcome::Committed { verified: true }, "a marker was forced");
+    let torn = Outcome::Partial { committed: vec![first(0)], lost: vec![first(1)] };
+    assert_eq!(answer(&[Evidence::Commit, Evidence::Abort]), torn);
+    for log in [Evidence::Gone, Evidence::Denied, Evidence::Open] {
+        let outcome = answer(&[log]);
+        assert!(matches!(&outcome, Outcome::Aborted { lost, .. } if *lost == [first(0)]), "{outcome:?}");
+    }
+}
+
+/// Tries go on until shortly before the broker would abort the transaction, and for a minute at least.
+#[test]
+fn patience_lasts_as_long_as_the_transaction() {
+    let patience =
+        |timeout, age| Limits::default().patience(Duration::from_secs(timeout), Duration::from_secs(age));
+    assert_eq!(patience(600, 0), Duration::from_secs(590));
+    assert_eq!(patience(600, 300), Duration::from_secs(290));
+    assert_eq!(patience(600, 9_999), TRIED_AT_LEAST);
+    assert_eq!(patience(100, 0), Duration::from_secs(95));
+    let fixed = Limits { decide: Some(Duration::from_secs(3)), ..Limits::default() };
+    assert_eq!(fixed.patience(Duration::from_secs(600), Duration::ZERO), Duration::from_secs(3));
+}
+
+#[test]
 fn an_abort_of_another_start_time_proves_nothing() {
     let other = entry(TransactionState::CompleteAbort, 4, Some(START + 1));
     let outcome = World::answer(refused(ErrorCode::INVALID_TXN_STATE), other, &[Evidence::Commit]);
@@ -189,7 +215,7 @@ fn silence_is_never_an_outcome() {
         description: Description::Silence(String::from("no route")),
         log: vec![Evidence::Unavailable],
     };
-    let limits = Limits { decide: Duration::from_secs(30), ..Limits::default() };
+    let limits = Limits { decide: Some(Duration::from_secs(30)), ..Limits::default() };
     let (outcome, _, took) = world.settle(&transaction(Some(START), 1), limits);
     assert!(matches!(&outcome, Outcome::Unanswered { cause } if cause.contains("no route")), "{outcome:?}");
     assert!(took >= Duration::from_secs(30));
@@ -224,7 +250,8 @@ fn a_marker_that_never_comes_is_hanging_not_committed() {
 #[test]
 fn missing_metadata_for_a_moment_is_not_a_deleted_topic() {
     let now = Instant::now();
-    let mut procedure = Settlement::new(&transaction(Some(START), 1), Limits::default(), now, 1);
+    let mut procedure =
+        Settlement::new(&transaction(Some(START), 1), Limits::default(), Duration::ZERO, now, 1);
     procedure.handle_end(now, EndAnswer::Done);
     procedure.handle_evidence(now, &[(first(0).0, Evidence::Gone)]);
     assert!(matches!(procedure.poll_step(now), Step::Wait(_)));
@@ -248,7 +275,8 @@ fn records_that_are_gone_leave_the_outcome_unknown() {
 #[test]
 fn still_open_at_the_coordinator_is_sent_again() {
     let now = Instant::now();
-    let mut procedure = Settlement::new(&transaction(Some(START), 1), Limits::default(), now, 1);
+    let mut procedure =
+        Settlement::new(&transaction(Some(START), 1), Limits::default(), Duration::ZERO, now, 1);
     procedure.handle_end(now, refused(ErrorCode::PRODUCER_FENCED));
     assert_eq!(procedure.poll_step(now), Step::Describe);
     procedure.handle_description(now, entry(TransactionState::Ongoing, 3, Some(START)));
@@ -282,7 +310,8 @@ fn every_verdict_is_right_or_unknown() {
             }
         }
     }
-    let limits = Limits { decide: Duration::from_secs(3), visible: Duration::from_secs(3), verify: true };
+    let limits =
+        Limits { decide: Some(Duration::from_secs(3)), visible: Duration::from_secs(3), verify: true };
     let mut judged = [0_usize; 6];
     for description in &descriptions {
         for end in &ends {
@@ -292,9 +321,6 @@ fn every_verdict_is_right_or_unknown() {
                     Description::Found { state: TransactionState::PrepareAbort | TransactionState::CompleteAbort,
                         start_time_ms: Some(START), producer_epoch, .. } if (3..=5).contains(&producer_epoch.0)
                 );
-                if says_aborted && (one == Commit || two == Commit) {
-                    continue; // the coordinator does not lie about a transaction it names
-                }
                 for silent in [0, 1] {
                     let world = World {
                         end: end.clone(),
@@ -312,7 +338,8 @@ fn every_verdict_is_right_or_unknown() {
                         }
                         Outcome::Aborted { lost, .. } => {
                             judged[1] += 1;
-                            count(Commit) == 0
+                            // A marker that does not come in time is left to the coordinator.
+                            (count(Commit) == 0 || (says_aborted && count(Open) + count(Unavailable) > 0))
                                 && !lost.is_empty()
                                 && (says_aborted || lost.len() == count(Abort))
                         }
