@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use milena::protocol::guard::response_message;
 use milena::protocol::versions::api_name;
 
+use crate::commands::txn::args::Txn;
 use crate::offset::{OffsetArg, StartArg};
 
 const DEMO_EXAMPLES: &str = "\
@@ -116,6 +117,8 @@ pub(crate) enum Command {
     Topics(Topics),
     /// Show the offsets of a topic's partitions, and a group's lag.
     Offsets(Offsets),
+    /// Look at transactions, finish what a checkpoint promised, abort what was left open.
+    Txn(Txn),
     /// Show which versions of which requests each broker speaks.
     ApiVersions(ApiVersions),
     /// Show requests and responses field by field, from their bytes.

@@ -48,6 +48,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Produce(args) => commands::produce::run(&global, &args).await?,
         Command::Consume(args) => commands::consume::run(&global, &args).await?,
         Command::Topics(args) => commands::topics::run(&global, args.action).await?,
+        Command::Txn(args) => commands::txn::run(&global, args.action).await?,
         Command::Offsets(args) => commands::offsets::run(&global, &args).await?,
         Command::ApiVersions(args) => commands::api_versions::run(&global, &args).await?,
         Command::Frame(args) => commands::frame::run(&global, &args)?,

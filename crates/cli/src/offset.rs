@@ -80,7 +80,8 @@ impl FromStr for StartArg {
     }
 }
 
-fn partition_offset(text: &str) -> Result<(TopicPartition, Offset), String> {
+/// `TOPIC/PARTITION=OFFSET`.
+pub(crate) fn partition_offset(text: &str) -> Result<(TopicPartition, Offset), String> {
     let wrong = || format!("`{text}` is not TOPIC/PARTITION=OFFSET");
     let (partition, offset) = text.split_once('=').ok_or_else(wrong)?;
     let (topic, partition) = partition.rsplit_once('/').ok_or_else(wrong)?;
