@@ -11,6 +11,7 @@
 //! # References
 //! RFC 4422 (SASL), 4616 (PLAIN), 5802 and 7677 (SCRAM), 7628 (OAUTHBEARER), 4752 (GSSAPI); KIP-43, KIP-84, KIP-152, KIP-255.
 
+pub mod gssapi;
 mod plain;
 mod scram;
 mod secret;
