@@ -7,6 +7,7 @@ use crate::schema::{Emit, Serializer, SinkRecord};
 use crate::{BoxError, Error, ErrorKind, Result};
 
 type Part<T, U> = Arc<dyn Fn(&T) -> std::result::Result<U, BoxError> + Send + Sync>;
+type Skip<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
 /// Headers in order, with duplicates and nulls.
 pub type Headers = Vec<(String, Option<Vec<u8>>)>;
 
@@ -39,7 +40,7 @@ pub struct RecordSerializer<T> {
     key: Option<Part<T, Option<Vec<u8>>>>,
     headers: Option<Part<T, Headers>>,
     timestamp: Option<Part<T, Option<i64>>>,
-    skip: Option<Arc<dyn Fn(&T) -> bool + Send + Sync>>,
+    skip: Option<Skip<T>>,
 }
 
 impl<T> Clone for RecordSerializer<T> {
@@ -116,7 +117,7 @@ pub struct RecordSerializerBuilder<T> {
     key: Option<Part<T, Option<Vec<u8>>>>,
     headers: Option<Part<T, Headers>>,
     timestamp: Option<Part<T, Option<i64>>>,
-    skip: Option<Arc<dyn Fn(&T) -> bool + Send + Sync>>,
+    skip: Option<Skip<T>>,
 }
 
 impl<T> fmt::Debug for RecordSerializerBuilder<T> {

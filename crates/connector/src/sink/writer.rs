@@ -87,7 +87,7 @@ const LOOK_EVERY: u32 = 64;
 
 enum Path {
     Plain { producer: Producer, flush: bool },
-    Transactions(Transactions),
+    Transactions(Box<Transactions>),
 }
 
 impl<T> fmt::Debug for Writer<T> {
@@ -108,7 +108,7 @@ impl<T> Writer<T> {
     pub async fn open(sink: &KafkaSink<T>, client: Client, context: WriterContext) -> Result<Self> {
         let settings = &sink.settings;
         let path = match settings.delivery {
-            Delivery::ExactlyOnce => Path::Transactions(Transactions::new(settings, &context)),
+            Delivery::ExactlyOnce => Path::Transactions(Box::new(Transactions::new(settings, &context))),
             delivery @ (Delivery::None | Delivery::AtLeastOnce) => {
                 let producer = Producer::new(&client, settings.producer.clone())?;
                 Path::Plain { producer, flush: delivery == Delivery::AtLeastOnce }
