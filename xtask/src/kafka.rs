@@ -1,5 +1,6 @@
 //! Brokers in the background, for people and for the chores.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -22,25 +23,44 @@ pub(crate) struct Broker {
 impl Broker {
     /// Starts a broker of this version by whatever route works and waits until it answers.
     pub(crate) fn start(version: &str) -> Result<Self> {
-        Self::start_with(version, None, Stdio::inherit())
+        Self::start_with(version, &[], Stdio::inherit(), None)
     }
 
-    fn start_with(version: &str, record: Option<&Path>, errors: Stdio) -> Result<Self> {
+    /// Starts a JVM as a broker to measure clients with: its compiler at its best, its data in this folder, itself on this core.
+    pub(crate) fn start_to_measure(version: &str, data: Option<&Path>, core: Option<usize>) -> Result<Self> {
+        let mut variables = vec![
+            ("MILENA_KAFKA_ROUTE", OsString::from("jvm")),
+            ("MILENA_KAFKA_JVM_OPTS", OsString::from("-XX:TieredStopAtLevel=4 -Xms1g -Xmx1g")),
+        ];
+        variables.extend(data.map(|data| ("TMPDIR", data.into())));
+        Self::start_with(version, &variables, Stdio::inherit(), core)
+    }
+
+    fn start_with(
+        version: &str,
+        variables: &[(&str, OsString)],
+        errors: Stdio,
+        core: Option<usize>,
+    ) -> Result<Self> {
         if let Err(error) = jars::fetch(version) {
             eprintln!("warning: no jars of Kafka {version}: {error:#}");
         }
         let arguments =
             ["--package", "milena-testkit", "--features", "containers", "--example", "real_kafka"];
         run(cargo().args(["build", "--quiet"]).args(arguments))?;
-        let mut command = Command::new(target_folder()?.join("debug/examples/real_kafka"));
+        let program = target_folder()?.join("debug/examples/real_kafka");
+        let mut command = match core {
+            Some(_) => Command::new("taskset"),
+            None => Command::new(&program),
+        };
+        if let Some(core) = core {
+            command.args(["-c", &core.to_string()]).arg(&program);
+        }
         if let Some(host) = engine::private_host() {
             command.env("DOCKER_HOST", host);
         }
-        if let Some(folder) = record {
-            // Only a JVM is recorded.
-            command.env("MILENA_KAFKA_RECORD", folder).env("MILENA_KAFKA_ROUTE", "jvm");
-        }
         let mut child = command
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .env("MILENA_KAFKA_VERSION", version)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -81,7 +101,12 @@ pub(crate) fn start(version: &str, record: Option<&Path>) -> Result<String> {
     // Not this command's own stderr: whoever reads that through a pipe would wait for the broker's end.
     let log = cache()?.join("kafka-start.log");
     let errors = File::create(&log).with_context(|| log.display().to_string())?;
-    let broker = Broker::start_with(version, record, errors.into())
+    // Only a JVM is recorded.
+    let recorded = record.map(|folder| {
+        [("MILENA_KAFKA_RECORD", folder.into()), ("MILENA_KAFKA_ROUTE", OsString::from("jvm"))]
+    });
+    let variables = recorded.as_ref().map_or(&[][..], |variables| &variables[..]);
+    let broker = Broker::start_with(version, variables, errors.into(), None)
         .with_context(|| format!("see {}", log.display()))?;
     let address = broker.address().to_owned();
     let file = folder()?.join(broker.child.id().to_string());

@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask --help` lists them. Every chore prints the commands it runs, so that each can be run by hand.
 
+mod bench;
 mod chores;
 mod command;
 mod engine;
@@ -50,7 +51,7 @@ enum Chore {
     Ci,
     /// Build the fuzz targets and run each for a while.
     Fuzz(fuzz::FuzzArgs),
-    /// Run the benches.
+    /// Run the micro benches; `bench peers` compares clients on a real broker.
     Bench(BenchArgs),
     /// The exactly-once demo with many crashes, on the embedded and on a real broker.
     DemoLong(DemoArgs),
@@ -123,13 +124,22 @@ struct TestArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 struct BenchArgs {
-    /// Run each bench once, to see that it works.
+    #[command(subcommand)]
+    what: Option<BenchChore>,
+    /// Run each bench once, to see that it works; then the comparison of clients on a few records.
     #[arg(long)]
     smoke: bool,
     /// Arguments for cargo bench.
     #[arg(last = true)]
     arguments: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchChore {
+    /// What a record costs with milena, with other clients, and at the least.
+    Peers(bench::Args),
 }
 
 #[derive(Debug, Args)]
@@ -192,7 +202,11 @@ fn run(chore: Chore) -> anyhow::Result<()> {
         Chore::Scenarios(arguments) => scenarios::run(&arguments),
         Chore::Ci => chores::ci(),
         Chore::Fuzz(arguments) => fuzz::fuzz(&arguments),
-        Chore::Bench(BenchArgs { smoke, arguments }) => chores::bench(smoke, &arguments),
+        Chore::Bench(BenchArgs { what: Some(BenchChore::Peers(arguments)), .. }) => bench::peers(&arguments),
+        Chore::Bench(BenchArgs { what: None, smoke, arguments }) => {
+            chores::bench(smoke, &arguments)?;
+            if smoke { bench::smoke() } else { Ok(()) }
+        }
         Chore::DemoLong(DemoArgs { records, partitions, crashes, kafka }) => {
             chores::demo_long(records, partitions, crashes, &kafka)
         }

@@ -1,0 +1,56 @@
+//! Reads a topic.
+
+use anyhow::{Result, bail};
+use contract::{Args, Meter, Profile, Shape};
+use milena::{Client, FetchFrom, FetchOptions, Offset, Record, TopicPartition};
+
+pub(crate) async fn run(args: &Args) -> Result<()> {
+    let client = Client::connect(args.bootstrap.as_str()).await?;
+    let mut meter = Meter::new(args);
+    match args.mode.trim_end_matches("-mt") {
+        "" | "fetcher" => fetcher(args, &client, &mut meter).await?,
+        other => bail!("no mode {other:?}"),
+    }
+    meter.finish("milena", args, &[])
+}
+
+/// One request after the other, records borrowed.
+async fn fetcher(args: &Args, client: &Client, meter: &mut Meter) -> Result<()> {
+    let mut options = FetchOptions::default();
+    if args.profile == Profile::Tuned {
+        options.partition_max_bytes = 512 << 10;
+        options.max_bytes = 4 << 20;
+    }
+    let fetcher = client.fetcher();
+    let mut from: Vec<FetchFrom> = (0..args.partitions as i32)
+        .map(|partition| FetchFrom::new(TopicPartition::new(args.topic.as_str(), partition), Offset(0)))
+        .collect();
+    while meter.records < args.total() {
+        let answers = fetcher.fetch(&from, &options).await?;
+        let mut moved = Vec::new();
+        from.clear();
+        for fetched in answers {
+            if let Some(error) = &fetched.error {
+                bail!("{error}");
+            }
+            fetched.for_each_record(|record| take(args.shape, record, meter))?;
+            let next = FetchFrom::new(fetched.tp.clone(), fetched.next_offset());
+            if next.offset == fetched.requested { from.push(next) } else { moved.push(next) }
+        }
+        // Who brought something goes to the end.
+        from.append(&mut moved);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn take(shape: Shape, record: &Record<'_>, meter: &mut Meter) {
+    if shape == Shape::Keys {
+        meter.part(record.key.unwrap_or_default());
+        for header in record.headers.iter() {
+            meter.name(header.name.as_bytes());
+            meter.part(header.value.unwrap_or_default());
+        }
+    }
+    meter.value(record.value.unwrap_or_default());
+}

@@ -1,0 +1,130 @@
+//! Writes records.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use contract::{Args, Codec, Meter, Profile, Shape, Usage, Values};
+use milena::{Client, Compression, Header, Idempotence, Producer, ProducerConfig, ProducerRecord, Ticket};
+
+/// Tickets that are held before they are awaited.
+const HELD: usize = 50_000;
+
+/// What happens to a record's ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tickets {
+    Dropped,
+    Awaited,
+}
+
+pub(crate) async fn run(args: &Args) -> Result<()> {
+    let tickets = match args.mode.trim_end_matches("-mt") {
+        "" | "ticket" => Tickets::Dropped,
+        "awaited" => Tickets::Awaited,
+        other => bail!("no mode {other:?}"),
+    };
+    let client = Client::connect(args.bootstrap.as_str()).await?;
+    let producer = Producer::new(&client, config(args))?;
+    let mut meter = Meter::new(args);
+    write(args, &producer, args.warm, tickets, &mut meter).await?;
+    let begin = Usage::now();
+    write(args, &producer, args.records, tickets, &mut meter).await?;
+    let end = Usage::now();
+    write(args, &producer, args.tail, tickets, &mut meter).await?;
+    meter.window(begin, end);
+    let metrics = producer.metrics();
+    ensure!(metrics.errors == 0, "{} records failed", metrics.errors);
+    producer.close(Duration::from_secs(30)).await?;
+    meter.finish(
+        "milena",
+        args,
+        &[("batches", metrics.batches.to_string()), ("requests", metrics.requests.to_string())],
+    )
+}
+
+pub(crate) fn config(args: &Args) -> ProducerConfig {
+    let mut config = ProducerConfig { idempotence: Idempotence::Required, ..ProducerConfig::default() };
+    config.compression = match args.codec {
+        Codec::None => Compression::None,
+        Codec::Lz4 => Compression::Lz4,
+        Codec::Zstd => Compression::Zstd,
+    };
+    if args.profile == Profile::Tuned {
+        config.linger = Duration::from_millis(5);
+        config.batch_size = 512 << 10;
+        config.buffer_memory = 16 << 20;
+    }
+    config
+}
+
+/// Sends this many records from all threads and waits until they are acknowledged.
+async fn write(
+    args: &Args,
+    producer: &Producer,
+    records: u64,
+    tickets: Tickets,
+    meter: &mut Meter,
+) -> Result<()> {
+    let threads = args.threads as u64;
+    let mut tasks = Vec::new();
+    for thread in 0..threads {
+        let share = records / threads + u64::from(thread < records % threads);
+        let (args, producer) = (args.clone(), producer.clone());
+        let first = meter.records + records / threads * thread;
+        let work = async move { send(&args, &producer, first, share, tickets).await };
+        if threads == 1 {
+            account(meter, &work.await?);
+        } else {
+            tasks.push(tokio::spawn(work));
+        }
+    }
+    for task in tasks {
+        account(meter, &task.await??);
+    }
+    producer.flush().await?;
+    Ok(())
+}
+
+fn account(meter: &mut Meter, values: &Values) {
+    meter.records += values.records;
+    meter.checksum = meter.checksum.wrapping_add(values.checksum);
+    meter.bytes += values.content_bytes();
+}
+
+async fn send(
+    args: &Args,
+    producer: &Producer,
+    first: u64,
+    records: u64,
+    tickets: Tickets,
+) -> Result<Values> {
+    let mut values = Values::load(args)?;
+    values.skip(first);
+    let mut held: Vec<Ticket> = Vec::new();
+    let mut partition = 0;
+    for _ in 0..records {
+        let value = values.next_value();
+        let record = ProducerRecord::to(&args.topic).partition(partition).value(value);
+        partition = if partition + 1 == args.partitions as i32 { 0 } else { partition + 1 };
+        let ticket = if args.shape == Shape::Keys {
+            let headers = Values::headers(value).map(|(name, value)| Header { name, value: Some(value) });
+            producer.send(record.key(Values::key(value)).headers(&headers)).await?
+        } else {
+            producer.send(record).await?
+        };
+        if tickets == Tickets::Awaited {
+            held.push(ticket);
+            if held.len() == HELD {
+                settle(&mut held).await?;
+            }
+        }
+    }
+    settle(&mut held).await?;
+    Ok(values)
+}
+
+async fn settle(held: &mut Vec<Ticket>) -> Result<()> {
+    for ticket in held.drain(..) {
+        ticket.await?;
+    }
+    Ok(())
+}
