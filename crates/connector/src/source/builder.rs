@@ -16,7 +16,7 @@ use super::policy::{
 use super::reader::SourceReader;
 use super::split::Split;
 use super::start::{StartFrom, StopAt};
-use super::subscription::{Pattern, Subscription};
+use super::subscription::{Pattern, Subscriber, Subscription};
 use crate::progress::WatermarkStrategy;
 use crate::schema::{Deserializer, OnRecordError};
 use crate::{Error, ErrorKind, Result};
@@ -237,7 +237,8 @@ impl<T: Send + 'static> KafkaSourceBuilder<T> {
         self
     }
 
-    /// Reads all partitions of these topics. Exactly one of `topics`, `topic_pattern` and `partitions` must be called, once.
+    /// Reads all partitions of these topics. Exactly one of `topics`, `topic_pattern`,
+    /// `partitions` and `subscriber` must be called, once.
     #[must_use]
     pub fn topics<S: AsRef<str>>(mut self, topics: impl IntoIterator<Item = S>) -> Self {
         let topics: BTreeSet<Arc<str>> = topics.into_iter().map(|topic| Arc::from(topic.as_ref())).collect();
@@ -256,6 +257,13 @@ impl<T: Send + 'static> KafkaSourceBuilder<T> {
     #[must_use]
     pub fn partitions(mut self, partitions: impl IntoIterator<Item = TopicPartition>) -> Self {
         self.subscriptions.push(Ok(Subscription::Partitions(partitions.into_iter().collect())));
+        self
+    }
+
+    /// Reads what a subscriber of the user's own says, at each discovery.
+    #[must_use]
+    pub fn subscriber(mut self, subscriber: impl Subscriber + 'static) -> Self {
+        self.subscriptions.push(Ok(Subscription::Custom(Arc::new(subscriber))));
         self
     }
 

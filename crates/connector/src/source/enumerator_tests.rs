@@ -261,8 +261,12 @@ fn a_topic_created_again_fails_unless_it_is_to_be_ignored() {
 #[test]
 fn a_topic_created_again_is_noticed_when_a_bounded_source_goes_on() {
     let done = Split::new(tp(0), Offset(9)).with_stop(Some(Offset(9))).with_topic_id(Some([2; 16]));
-    let state =
-        EnumeratorState { initial_discovery_finished: true, start: "latest".to_owned(), splits: vec![done] };
+    let state = EnumeratorState {
+        initial_discovery_finished: true,
+        start: "latest".to_owned(),
+        splits: vec![done],
+        unresolved: Vec::new(),
+    };
     let mut enumerator = Enumerator::restore(bounded(), 1, state, []).unwrap();
     assert_eq!(round(&mut enumerator, Instant::now(), [0]), "D F(Topic)");
 }
@@ -335,8 +339,12 @@ fn a_checkpoint_from_before_the_first_discovery_keeps_the_start_mode() {
 #[test]
 fn a_partition_not_subscribed_any_more_follows_the_policy() {
     let gone = TopicPartition::new("gone", PartitionId(0));
-    let state =
-        EnumeratorState { initial_discovery_finished: true, start: "latest".to_owned(), splits: Vec::new() };
+    let state = EnumeratorState {
+        initial_discovery_finished: true,
+        start: "latest".to_owned(),
+        splits: Vec::new(),
+        unresolved: Vec::new(),
+    };
     let restore = |config: EnumeratorConfig, unsubscribed| {
         let config = EnumeratorConfig { unsubscribed, ..config };
         Enumerator::restore(config, 1, state.clone(), [Split::new(gone.clone(), Offset(3))])

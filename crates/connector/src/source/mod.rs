@@ -19,14 +19,14 @@ mod cursor;
 mod fetching;
 mod pieces;
 
-pub use assign::Assigner;
+pub use assign::{Assign, Assigner, Load};
 pub use builder::{KafkaSource, KafkaSourceBuilder};
 pub use discover::{resolve_offsets, run_discovery};
 pub use enumerator::{
     Command, Discovered, DiscoveredPartition, Enumerator, EnumeratorConfig, EnumeratorMetrics,
     ResolveRequest, Resolved, StartRule,
 };
-pub use enumerator_state::EnumeratorState;
+pub use enumerator_state::{EnumeratorState, StoredStart, UnresolvedSplit};
 pub use policy::{
     Discovery, DiscoveryRetry, OnOutOfRange, RecreatedTopic, RemovedAction, RemovedPartition,
     UnsubscribedPartition,
@@ -35,4 +35,4 @@ pub use reader::{Batch, ReaderEvent, SourceReader};
 pub use reader_metrics::{ReaderMetrics, SplitMetrics};
 pub use split::{Split, TopicId};
 pub use start::{OffsetReset, StartFrom, StopAt};
-pub use subscription::{Pattern, Subscription};
+pub use subscription::{Pattern, Subscriber, Subscription};
