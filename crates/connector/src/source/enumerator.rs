@@ -523,14 +523,15 @@ impl Known {
         matches!(self.place, Place::Finished { .. })
     }
 
-    /// The partition is there; its topic must be the one it was.
-    fn confirm(&mut self, topic_id: Option<TopicId>, policy: RecreatedTopic) -> Result<()> {
+    /// The partition is there; its topic must be the one it was. Where the policy is to start over, the reader does, by the id that
+    /// its split came with. Returns whether the topic is another one.
+    fn confirm(&mut self, topic_id: Option<TopicId>, policy: RecreatedTopic) -> Result<bool> {
         self.absent = 0;
-        if !self.is_finished() {
-            same_topic(&self.split, topic_id, policy)?;
+        let other = !self.is_finished() && !same_topic(&self.split, topic_id, policy)?;
+        if !other || policy == RecreatedTopic::Ignore {
+            self.split.topic_id = topic_id.or(self.split.topic_id);
         }
-        self.split.topic_id = topic_id.or(self.split.topic_id);
-        Ok(())
+        Ok(other)
     }
 }
 

@@ -5,9 +5,12 @@
 
 pub mod assign;
 pub mod builder;
+pub mod commit_mode;
+pub mod dead_letter;
 pub mod discover;
 pub mod enumerator;
 pub mod enumerator_state;
+pub mod flink;
 pub mod policy;
 pub mod reader;
 mod reader_metrics;
@@ -18,9 +21,11 @@ pub mod subscription;
 mod cursor;
 mod fetching;
 mod pieces;
+mod properties;
 
 pub use assign::{Assign, Assigner, Load};
 pub use builder::{KafkaSource, KafkaSourceBuilder};
+pub use commit_mode::CommitMode;
 pub use discover::{resolve_offsets, run_discovery};
 pub use enumerator::{
     Command, Discovered, DiscoveredPartition, Enumerator, EnumeratorConfig, EnumeratorMetrics,

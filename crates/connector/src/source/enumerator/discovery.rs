@@ -68,9 +68,10 @@ impl Enumerator {
                 None if self.reopened.contains_key(&topic_partition) => {
                     let split = self.reopened.get(&topic_partition);
                     let same =
-                        split.map_or(Ok(()), |split| same_topic(split, topic_id, self.config.recreated));
-                    if let Err(error) = same {
-                        return self.fail(error);
+                        split.map_or(Ok(true), |split| same_topic(split, topic_id, self.config.recreated));
+                    match same {
+                        Ok(same) => self.metrics.recreated += u64::from(!same),
+                        Err(error) => return self.fail(error),
                     }
                     fresh.push(ResolveRequest { topic_partition, topic_id, start: StartRule::Kept });
                 }
@@ -79,11 +80,10 @@ impl Enumerator {
                     let start = stored.unwrap_or(start);
                     fresh.push(ResolveRequest { topic_partition, topic_id, start });
                 }
-                Some(known) => {
-                    if let Err(error) = known.confirm(topic_id, self.config.recreated) {
-                        return self.fail(error);
-                    }
-                }
+                Some(known) => match known.confirm(topic_id, self.config.recreated) {
+                    Ok(other) => self.metrics.recreated += u64::from(other),
+                    Err(error) => return self.fail(error),
+                },
             }
         }
         if let Err(error) = self.handle_absent(&listed) {
