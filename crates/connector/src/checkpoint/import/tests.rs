@@ -65,7 +65,7 @@ fn every_version_of_flinks_enumerator_state_is_read() {
     exact(|bytes| enumerator(1, bytes), &one);
     let zero = hex(&format!("00000001 00000007 00000001 00000000 0000001c {SPLIT}"));
     let there = imported("orders", 3, ImportedStart::At(Offset(42)), ImportedStop::At(Offset(100)));
-    assert_eq!(enumerator(0, &zero).unwrap().splits, [there.clone()]);
+    assert_eq!(enumerator(0, &zero).unwrap().splits, [there]);
     let three = hex(THREE);
     let split = |partition, offset| {
         imported("orders", partition, ImportedStart::At(Offset(offset)), ImportedStop::Never)
