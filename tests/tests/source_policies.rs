@@ -77,8 +77,9 @@ async fn refused_records_are_found_in_the_dead_letter_topic() {
         let source = source.on_record_error(OnRecordError::dead_letter(stage.output.as_str()));
         let (job, seen) = noting(&stage, source);
         let dir = tempfile::tempdir().unwrap();
-        run(job, job_config(dir.path(), 1, INTERVAL), JobControl::new()).await.unwrap();
+        let report = run(job, job_config(dir.path(), 1, INTERVAL), JobControl::new()).await.unwrap();
         assert_eq!(sorted(&seen), ["a", "b"], "{}", stage.env.describe());
+        assert_eq!(report.source.dead_letters, 2);
         let dead = TopicPartition::new(stage.output.as_str(), 0);
         let letters = read(&stage.client, &dead, Isolation::ReadCommitted).await;
         let header = |at: usize, name: &str| {
@@ -108,8 +109,9 @@ async fn a_topic_created_again_is_noticed_and_started_over_where_chosen() {
             write_values(&stage.client, &stage.input, 0, &["3", "4", "5"]).await;
             if policy == RecreatedTopic::StartOver {
                 running.until(&what, |metrics| metrics.records_in == 5).await;
-                running.stop().await.unwrap();
+                let report = running.stop().await.unwrap();
                 assert_eq!(sorted(&seen), ["1", "2", "3", "4", "5"], "{what}");
+                assert_eq!(report.source.recreated, 1, "{what}");
                 continue;
             }
             let error = within(&what, running.ended()).await.unwrap_err();
@@ -144,12 +146,14 @@ async fn a_restored_position_that_retention_deleted_follows_the_policy() {
                     );
                 }
                 OnOutOfRange::Earliest => {
-                    ended.unwrap();
+                    let report = ended.unwrap();
                     assert_eq!(sorted(&seen), ["3"], "{what}");
+                    assert_eq!((report.source.resets, report.source.lost_offsets), (1, 2), "{what}");
                 }
                 OnOutOfRange::Latest => {
-                    ended.unwrap();
+                    let report = ended.unwrap();
                     assert_eq!(sorted(&seen), [""; 0], "{what}");
+                    assert_eq!((report.source.resets, report.source.lost_offsets), (1, 3), "{what}");
                 }
             }
         }

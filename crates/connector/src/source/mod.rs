@@ -37,7 +37,7 @@ pub use policy::{
     UnsubscribedPartition,
 };
 pub use reader::{Batch, ReaderEvent, SourceReader};
-pub use reader_metrics::{ReaderMetrics, SplitMetrics};
+pub use reader_metrics::{LiveMetrics, ReaderMetrics, SourceMetrics, SplitMetrics};
 pub use split::{Split, TopicId};
 pub use start::{OffsetReset, StartFrom, StopAt};
 pub use subscription::{Pattern, Subscriber, Subscription};

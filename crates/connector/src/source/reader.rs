@@ -27,7 +27,7 @@ use super::cursor::{Advance, Cursor, CursorState};
 use super::discover::uuid_bytes;
 use super::fetching::{self, Found, Work};
 use super::policy::{RecreatedTopic, same_topic};
-use super::reader_metrics::{ReaderMetrics, SplitMetrics};
+use super::reader_metrics::{LiveMetrics, ReaderMetrics, SplitMetrics};
 use super::split::Split;
 use crate::progress::{AlignmentMember, CommitQueue, Position, Progress, ProgressEvent};
 use crate::schema::{Deserializer, Stamped};
@@ -104,6 +104,7 @@ pub struct SourceReader<T> {
     no_more_splits: bool,
     told_finished: bool,
     metrics: ReaderMetrics,
+    live: LiveMetrics,
 }
 
 impl<T> std::fmt::Debug for SourceReader<T> {
@@ -149,6 +150,7 @@ impl<T: Send + 'static> SourceReader<T> {
             no_more_splits: false,
             told_finished: false,
             metrics: ReaderMetrics::default(),
+            live: LiveMetrics::default(),
         }
     }
 
@@ -256,6 +258,12 @@ impl<T: Send + 'static> SourceReader<T> {
         }
     }
 
+    /// The numbers in sum, to be looked at while the reader is in use.
+    #[must_use]
+    pub fn live_metrics(&self) -> LiveMetrics {
+        self.live.clone()
+    }
+
     /// The next event; waits until there is one.
     ///
     /// # Errors
@@ -284,6 +292,7 @@ impl<T: Send + 'static> SourceReader<T> {
                     self.alignment = None;
                     self.commit_periodically(now, true);
                     self.start_commit(now);
+                    self.live.set(self.metrics().summary());
                     return Ok(ReaderEvent::Finished);
                 }
                 self.wait(now).await?;
@@ -318,6 +327,7 @@ impl<T: Send + 'static> SourceReader<T> {
                 () = tokio::time::sleep_until(until.into()) => {}
             }
         }
+        self.live.set(self.metrics().summary());
     }
 
     fn settings(&self) -> &SourceSettings<T> {
@@ -377,6 +387,7 @@ impl<T: Send + 'static> SourceReader<T> {
         progress.on_tick(now, |slot| cursors.get(&slot).is_some_and(Cursor::has_buffered));
         self.queue_progress();
         self.align();
+        self.live.set(self.metrics().summary());
     }
 
     /// Takes what has arrived, without waiting.
