@@ -81,7 +81,7 @@ async fn records_of_several_megabytes_are_read() {
     for env in Env::each().await {
         let client = env.client().await;
         let name = env.name("large");
-        let configs = vec![("max.message.bytes".to_owned(), Some("8000000".to_owned()))];
+        let configs = vec![("max.message.bytes".to_owned(), "8000000".to_owned())];
         let topic = NewTopic { name: name.clone(), partitions: 1, replication: -1, configs };
         let made = client.admin().create_topics(&[topic], Duration::from_secs(30)).await.unwrap();
         assert!(made.iter().all(|(_, outcome)| outcome.is_ok()), "{made:?}");

@@ -63,7 +63,7 @@ async fn dead(stage: &Stage) -> Vec<OwnedKafkaRecord> {
     loop {
         match reader.next().await.unwrap() {
             ReaderEvent::Records(batch) => {
-                all.extend(batch.elements.into_iter().map(|element| element.value))
+                all.extend(batch.elements.into_iter().map(|element| element.value));
             }
             ReaderEvent::Finished => return all,
             _ => {}
@@ -261,7 +261,7 @@ async fn a_skipped_record_changes_no_watermark() {
     stage.write(0, 0..10).await;
     let skip = from_fn(|record: &SourceRecord<'_>| {
         let text = String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned();
-        Ok((text.len() == 1 && text < "5".to_owned()).then_some(text))
+        Ok((text.len() == 1 && text.as_str() < "5").then_some(text))
     });
     let builder = stage.builder().deserializer(skip).watermarks(WatermarkStrategy::monotonous());
     let mut reader = stage.reader_of(builder, vec![split(0, 0, None)]);
