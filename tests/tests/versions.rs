@@ -237,6 +237,7 @@ async fn records_and_offsets_go_there_and_back_on_every_release() {
 }
 
 /// The job that reads, writes in transactions and commits with its checkpoints: from 0.11 on.
+// scenario: D57
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_exactly_once_job_copies_each_record_once_since_0_11() {
     for pinned in [false, true] {

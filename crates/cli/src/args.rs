@@ -125,6 +125,8 @@ pub(crate) enum Command {
     Frame(Frame),
     /// Show the batches and records in log files of a broker.
     Records(Records),
+    /// Show, export and import checkpoints; take over the state of a Flink job.
+    State(crate::commands::state::State),
     /// Run the embedded broker, for tests and trials; it keeps records in memory only.
     Broker(Broker),
     /// Print the completion script of a shell.

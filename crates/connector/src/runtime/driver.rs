@@ -23,7 +23,7 @@ use crate::checkpoint::state::Encoder;
 use crate::checkpoint::{CheckpointId, CheckpointState, CheckpointStore};
 use crate::sink::committer::{Committer, age};
 use crate::sink::naming::NamePool;
-use crate::source::{Command as SourceCommand, Discovered, Enumerator, Resolved};
+use crate::source::{Command as SourceCommand, Discovered, Enumerator, Resolved, SourceMetrics};
 use crate::{Error, ErrorKind, Result};
 
 /// How often numbers are published.
@@ -452,6 +452,16 @@ impl<'a> Run<'a> {
 
     fn update_watermark(&mut self) {
         let subtasks: Vec<_> = self.gauges.iter().map(|gauges| gauges.read()).collect();
+        let enumerator = self.enumerator.metrics();
+        let mut source = SourceMetrics {
+            dropped_partitions: enumerator.dropped,
+            failed_discoveries: enumerator.failures,
+            ..SourceMetrics::default()
+        };
+        for live in self.gauges.iter().filter_map(|gauges| gauges.source.get()) {
+            source.add(&live.read());
+        }
+        self.report.metrics.source = source;
         self.report.metrics.watermark = job_watermark(self.report.metrics.watermark, &subtasks);
         self.report.metrics.subtasks = subtasks;
     }

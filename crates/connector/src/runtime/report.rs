@@ -1,6 +1,7 @@
 //! The numbers of a job: live ones while it runs, and the report at its end.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use serde::{Serialize, Serializer};
 use crate::checkpoint::CheckpointId;
 use crate::sink::OutcomeCounts;
 use crate::sink::writer::Writer;
+use crate::source::{LiveMetrics, SourceMetrics};
 
 /// What a job is doing now.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -46,6 +48,8 @@ pub struct JobMetrics {
     /// The job's watermark in milliseconds: the smallest of the subtasks that are not idle. Never goes back, not even over a
     /// restart from a checkpoint.
     pub watermark: Option<i64>,
+    /// What the source counts: what it left out, reset, dropped, committed, and how far it is behind.
+    pub source: SourceMetrics,
     /// The subtasks.
     pub subtasks: Vec<SubtaskMetrics>,
     /// The next offset of each partition at the newest complete checkpoint, by `topic-partition`.
@@ -123,6 +127,7 @@ pub(super) struct Gauges {
     watermark: AtomicI64,
     pub(super) idle: AtomicBool,
     pub(super) finished: AtomicBool,
+    pub(super) source: OnceLock<LiveMetrics>,
 }
 
 /// No watermark yet. It stays inside this file.
@@ -140,6 +145,7 @@ impl Gauges {
             watermark: AtomicI64::new(NO_WATERMARK),
             idle: AtomicBool::new(false),
             finished: AtomicBool::new(false),
+            source: OnceLock::new(),
         }
     }
 

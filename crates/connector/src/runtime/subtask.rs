@@ -117,6 +117,8 @@ where
         chain: C,
         writer: Writer<C::Out>,
     ) -> Self {
+        // It is set once for each subtask, whose gauges are new.
+        let _ = context.gauges.source.set(reader.live_metrics());
         Self { context, reader, chain, writer, reading: true, settling: false }
     }
 
