@@ -14,6 +14,7 @@ mod kafka;
 mod matrix;
 mod parity;
 mod scenarios;
+mod seeds;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
