@@ -115,7 +115,7 @@ struct TestArgs {
     /// Fail where a test would be skipped because no real Kafka can be started.
     #[arg(long)]
     require_kafka: bool,
-    /// Only the packages whose tests talk to a real Kafka.
+    /// Only tests that talk to a real Kafka, and of those that hold on both brokers only that half.
     #[arg(long)]
     real_only: bool,
     /// Arguments for cargo test.
