@@ -15,6 +15,7 @@ mod kafka;
 mod matrix;
 mod parity;
 mod scenarios;
+mod seeds;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -115,7 +116,7 @@ struct TestArgs {
     /// Fail where a test would be skipped because no real Kafka can be started.
     #[arg(long)]
     require_kafka: bool,
-    /// Only the packages whose tests talk to a real Kafka.
+    /// Only tests that talk to a real Kafka, and of those that hold on both brokers only that half.
     #[arg(long)]
     real_only: bool,
     /// Arguments for cargo test.

@@ -318,7 +318,8 @@ impl Sender {
         if frozen.len() < transmit.paid {
             engine.budget.refund(slot.state().batches.on_frozen(transmit.id, frozen.len()));
         }
-        match sets::for_version(&frozen, engine.config.compression, version) {
+        let codec = (engine.config.compression, engine.config.compression_level);
+        match sets::for_version(&frozen, codec, version) {
             Ok(batch) => {
                 let topic_id = slot.topic.id().filter(|_| version >= TOPIC_IDS_FROM);
                 let part = Part { tp: slot.tp.clone(), topic_id, batch };
