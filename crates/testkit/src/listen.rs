@@ -331,6 +331,7 @@ async fn keep_time(shared: Arc<Shared>) {
             }
         };
         tokio::select! {
+            biased;
             () = alarm => {}
             () = shared.sooner.notified() => {}
         }
@@ -378,6 +379,7 @@ async fn serve<S: AsyncRead + AsyncWrite>(
         let _ = writer.shutdown().await;
     };
     tokio::select! {
+        biased;
         () = incoming => {}
         () = outgoing => {}
     }
