@@ -310,7 +310,8 @@ impl<C: Clone> Accumulator<C> {
     #[cold]
     fn open_batch(&mut self, size: usize, supply: &impl Supply<C>) -> Result<(), Refused> {
         let least = size.saturating_add(HEADER_LEN);
-        let wished = self.usual.max(FIRST).min(self.limits.batch_size).max(least);
+        let wished =
+            self.usual.max(SMALLEST_BUFFER).next_power_of_two().min(self.limits.batch_size).max(least);
         let paid = if supply.pay(wished) {
             wished
         } else if supply.pay(least) {
@@ -372,6 +373,12 @@ impl<C: Clone> Accumulator<C> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.opened_at().is_none()
+    }
+
+    /// How many batches are closed and not settled.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
     }
 
     /// How many batches are in flight.
@@ -656,8 +663,9 @@ impl<C> Open<C> {
     }
 }
 
-/// The memory a batch starts with when nothing is known about its partition's rate.
-const FIRST: usize = 2048;
+/// The memory a batch starts with when nothing is known about its partition's rate, in bytes. Buffers have this size, twice, four times and
+/// so on, up to that of a full batch.
+pub const SMALLEST_BUFFER: usize = 2048;
 
 /// A batch as two of half its records each; `None` if its own bytes can't be read back.
 fn halves<C: Clone>(batch: &Batch<C>, options: BatchOptions) -> Option<[Batch<C>; 2]> {
