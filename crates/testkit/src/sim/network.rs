@@ -1,12 +1,13 @@
 //! Connections that delay, cut up, lose and repeat late what is sent through them.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::Dice;
@@ -49,8 +50,9 @@ struct Shared {
     /// The name and port at which the broker is found besides its first ones.
     moved: Mutex<Option<(String, u16)>>,
     first: (String, u16),
-    /// Counts the times at which all connections are cut.
-    cuts: watch::Sender<u64>,
+    /// Told to cut its connection, by the connection's place in the order in which they were made: so that they are told in that order, which
+    /// tokio's own channels for many receivers do not promise.
+    couriers: Mutex<BTreeMap<u64, Arc<Notify>>>,
     trace: Mutex<DefaultHasher>,
     started: Instant,
 }
@@ -80,7 +82,7 @@ impl Network {
             weather: Mutex::new(weather),
             moved: Mutex::default(),
             first: (config.host, config.port),
-            cuts: watch::Sender::new(0),
+            couriers: Mutex::default(),
             trace: Mutex::default(),
             started: Instant::now(),
         };
@@ -106,12 +108,14 @@ impl Network {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let (client, wire) = tokio::io::duplex(64 * 1024);
-        let courier = Courier {
-            shared: Arc::clone(shared),
-            dice: shared.dice.split(),
-            number: shared.dice.next(),
-            cuts: shared.cuts.subscribe(),
+        let cut = Arc::new(Notify::new());
+        let number = {
+            let mut couriers = lock(&shared.couriers);
+            let number = couriers.last_key_value().map_or(0, |(last, _)| last + 1);
+            couriers.insert(number, Arc::clone(&cut));
+            number
         };
+        let courier = Courier { shared: Arc::clone(shared), dice: shared.dice.split(), number, cut };
         tokio::spawn(courier.carry(wire, shared.broker.connect()));
         Ok(client)
     }
@@ -124,7 +128,9 @@ impl Network {
     /// Cuts all connections.
     pub fn cut_all(&self) {
         self.shared.note("cut all");
-        self.shared.cuts.send_modify(|cuts| *cuts += 1);
+        for cut in lock(&self.shared.couriers).values() {
+            cut.notify_one();
+        }
     }
 
     /// The broker is found at another name and port from now on, and says so. Its first ones are still good for a start.
@@ -159,21 +165,20 @@ struct Courier {
     shared: Arc<Shared>,
     dice: Dice,
     number: u64,
-    cuts: watch::Receiver<u64>,
+    cut: Arc<Notify>,
 }
 
 impl Courier {
-    async fn carry(mut self, wire: DuplexStream, broker: DuplexStream) {
+    async fn carry(self, wire: DuplexStream, broker: DuplexStream) {
         let (mut from_client, mut to_client) = tokio::io::split(wire);
         let (mut from_broker, mut to_broker) = tokio::io::split(broker);
         let (mut request, mut answer) = (Hand::default(), Hand::default());
         let end = {
-            let mut cuts = self.cuts.clone();
             let up = self.one_way(0u8, &mut from_client, &mut to_broker, &mut request);
             let down = self.one_way(1u8, &mut from_broker, &mut to_client, &mut answer);
             tokio::select! {
                 biased;
-                _ = cuts.changed() => End::Cut,
+                () = self.cut.notified() => End::Cut,
                 end = up => end,
                 end = down => end,
             }
@@ -193,7 +198,7 @@ impl Courier {
             // The broker reads it before it sees the end.
             sleep(Duration::from_millis(1)).await;
         }
-        self.cuts.mark_unchanged();
+        lock(&self.shared.couriers).remove(&self.number);
     }
 
     /// Carries bytes in one direction until something ends it. What is in `hand` and not given was read and not delivered.
