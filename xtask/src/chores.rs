@@ -153,6 +153,34 @@ pub(crate) fn demo_long(records: u64, partitions: u32, crashes: u32, kafka: &str
     demo(Some(broker.address()))
 }
 
+/// Runs the producer's simulation for seeds from 0 on, or for one.
+pub(crate) fn sim(seeds: u64, seed: Option<u64>) -> Result<()> {
+    let mut command = cargo();
+    command.args([
+        "test",
+        "--package",
+        "milena",
+        "--test",
+        "simulation",
+        "--",
+        "--nocapture",
+        "whatever_breaks",
+    ]);
+    match seed {
+        Some(seed) => command.env("MILENA_SIM_SEED", seed.to_string()),
+        None => command.env("MILENA_SIM_SEEDS", seeds.to_string()),
+    };
+    run(&mut command)
+}
+
+/// Kills leaders of a real cluster while a producer writes to it.
+pub(crate) fn kill_leaders(rounds: u32, kafka: &str) -> Result<()> {
+    crate::jars::fetch(kafka)?;
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--package", "milena-tests", "--bin", "kill_leaders", "--"]);
+    run(command.arg(rounds.to_string()).env("MILENA_KAFKA_VERSION", kafka))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

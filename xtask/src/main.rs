@@ -56,6 +56,17 @@ enum Chore {
     Bench(BenchArgs),
     /// The exactly-once demo with many crashes, on the embedded and on a real broker.
     DemoLong(DemoArgs),
+    /// The simulation of the producer in a world that breaks, for many seeds or for one.
+    Sim(SimArgs),
+    /// Three real brokers under load, of which one leader after the other is killed: acknowledged is what is read.
+    KillLeaders {
+        /// How often a leader is killed.
+        #[arg(long, default_value_t = 10)]
+        rounds: u32,
+        /// The Kafka version.
+        #[arg(long, default_value = NEWEST_KAFKA)]
+        kafka: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -144,6 +155,16 @@ enum BenchChore {
 }
 
 #[derive(Debug, Args)]
+struct SimArgs {
+    /// How many seeds, from 0 on.
+    #[arg(long, default_value_t = 10_000)]
+    seeds: u64,
+    /// This seed only.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
 struct DemoArgs {
     /// Records to copy.
     #[arg(long, default_value_t = 2_000_000)]
@@ -208,6 +229,8 @@ fn run(chore: Chore) -> anyhow::Result<()> {
             chores::bench(smoke, &arguments)?;
             if smoke { bench::smoke() } else { Ok(()) }
         }
+        Chore::Sim(SimArgs { seeds, seed }) => chores::sim(seeds, seed),
+        Chore::KillLeaders { rounds, kafka } => chores::kill_leaders(rounds, &kafka),
         Chore::DemoLong(DemoArgs { records, partitions, crashes, kafka }) => {
             chores::demo_long(records, partitions, crashes, &kafka)
         }

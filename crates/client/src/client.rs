@@ -81,7 +81,7 @@ impl Client {
             .iter()
             .map(|address| parse_address(address).map(|(host, port)| Endpoint { host, port }))
             .collect::<Result<Vec<_>>>()?;
-        let seed = RandomState::new().hash_one("milena");
+        let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one("milena"));
         let (metadata, task) = Metadata::new();
         let inner = Arc::new(Inner {
             pool: Pool::new(Arc::clone(&config), runtime.clone(), seed),

@@ -52,6 +52,9 @@ pub struct ClientConfig {
     /// What a broker is taken for that does not know ApiVersions, such as `"0.8.2"`. `None`, the default, judges by how it fails: 0.8
     /// closes the connection, 0.9 does not answer. librdkafka: `broker.version.fallback`.
     pub broker_version_fallback: Option<String>,
+    /// What jitter, the order of bootstrap addresses and the choice of partitions are drawn from. Default `None`: drawn at the start. For
+    /// simulations that shall happen again.
+    pub seed: Option<u64>,
     /// How connections are made; `None` is plain TCP.
     pub dialer: Option<Arc<dyn Dial>>,
 }
@@ -72,6 +75,7 @@ impl Default for ClientConfig {
             auto_create_topics: false,
             broker_version: None,
             broker_version_fallback: None,
+            seed: None,
             dialer: None,
         }
     }

@@ -366,15 +366,18 @@ impl Line {
             }
             let room = self.pending.len() < limits.max_in_flight && self.queue.pieces() < MAX_QUEUED_PIECES;
             let writing = self.unflushed || !self.queue.is_empty();
+            // In a fixed order, so that a simulation repeats. Nothing is held up for long: what is to be written is bounded by what is
+            // taken in, that by the answers which are missing, and those by what is read.
             let event = tokio::select! {
-                request = inputs.requests.recv(), if open && room => Event::Request(request),
-                read = self.frames.fill(&mut self.reader) => Event::Read(read),
-                written = write_step(&mut self.writer, &mut self.queue), if writing => Event::Written(written),
+                biased;
                 poisoned = inputs.poisoned.recv(), if poison_open => match poisoned {
                     Some(failure) => Event::Poisoned(failure),
                     None => { poison_open = false; continue }
                 },
                 () = &mut timer => Event::Timer,
+                written = write_step(&mut self.writer, &mut self.queue), if writing => Event::Written(written),
+                request = inputs.requests.recv(), if open && room => Event::Request(request),
+                read = self.frames.fill(&mut self.reader) => Event::Read(read),
             };
             let step = match event {
                 Event::Request(Some(request)) => {

@@ -66,7 +66,7 @@ pub use milena_core::transaction::State as ProducerState;
 pub use pool::Purpose;
 pub use producer::{
     Acks, Idempotence, Partitioner, Partitioning, Producer, ProducerConfig, ProducerMetrics, ProducerRecord,
-    RecordMetadata, Ticket,
+    RecordMetadata, Ticket, Tickets,
 };
 pub use transaction::{TransactionConfig, TransactionalProducer};
 pub use transactions::{

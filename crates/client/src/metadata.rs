@@ -124,6 +124,7 @@ impl MetadataTask {
         let mut last = Instant::now();
         loop {
             let first = tokio::select! {
+                biased;
                 ask = self.asks.recv() => match ask {
                     Some(ask) => ask,
                     None => return,
@@ -176,7 +177,7 @@ async fn refresh(client: &Client, want: &Want) -> Result<Arc<Cluster>> {
     let mut next_start = Instant::now();
     loop {
         tokio::select! {
-            biased;
+           biased;
             Some(asked) = running.next(), if !running.is_empty() => match asked {
                 Ok(said) => return Ok(publish(client, &said)),
                 Err(error) => {

@@ -123,6 +123,11 @@ impl Broker {
         self.topics.for_each_log(|log| log.forget_producer(producer_id));
     }
 
+    /// Forgets all producer ids in this way.
+    pub fn forget_producers(&mut self) {
+        self.topics.for_each_log(|log| log.forget_producers());
+    }
+
     /// Loses what is before an offset, as retention does. False if there is no such partition.
     pub fn lose_before(&mut self, topic: &str, partition: i32, offset: i64) -> bool {
         self.touched = true;

@@ -19,7 +19,7 @@ mod offsets;
 mod produce;
 mod producer_state;
 mod release;
-mod rng;
+pub(crate) mod rng;
 mod topics;
 mod transactions;
 mod versions;
@@ -235,7 +235,7 @@ impl Broker {
             Some(Fault::Silence) => return self.park(id, Wait::Forever),
             Some(Fault::Delay(delay)) => reply.not_before = Some(now + delay),
             Some(Fault::DropAfter) => reply.drop = true,
-            Some(Fault::Error(_)) | None => {}
+            Some(Fault::Error(_) | Fault::Throttle(_)) | None => {}
         }
         let kind = match frame.body {
             RequestBody::Known(mut kind) if self.serves(frame.api_key, frame.version) => {
@@ -254,6 +254,10 @@ impl Broker {
             Some(Fault::Error(error)) => {
                 answer::refuse(&kind, frame.version, error).map_or(Outcome::Close, Outcome::Answer)
             }
+            Some(Fault::Throttle(time)) => match self.dispatch(now, &reply, kind) {
+                Outcome::Answer(response) => Outcome::Answer(answer::throttle(response, time)),
+                other => other,
+            },
             _ => self.dispatch(now, &reply, kind),
         };
         self.settle(now, id, reply, outcome);
