@@ -29,6 +29,7 @@ use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::consumer::Room;
 use crate::frames::{FrameReader, WriteQueue};
 use crate::transport::BoxStream;
 
@@ -82,6 +83,8 @@ pub(crate) struct Outgoing {
     pub(crate) frame: Vec<Bytes>,
     /// How long the broker may take from the write on.
     pub(crate) timeout: Duration,
+    /// Where the answer is read into; `None` for a buffer of the connection's.
+    pub(crate) room: Option<Arc<Room>>,
     /// Who waits; `None` for a request that has no answer (acks = 0).
     pub(crate) reply: Option<oneshot::Sender<Result<Bytes, Failure>>>,
 }
@@ -320,6 +323,7 @@ struct Pending {
     timeout: Duration,
     /// The position in the stream of written bytes after its last byte.
     end: u64,
+    room: Option<Arc<Room>>,
     reply: oneshot::Sender<Result<Bytes, Failure>>,
 }
 
@@ -366,9 +370,10 @@ impl Line {
             }
             let room = self.pending.len() < limits.max_in_flight && self.queue.pieces() < MAX_QUEUED_PIECES;
             let writing = self.unflushed || !self.queue.is_empty();
+            let owned = self.pending.front().is_some_and(|pending| pending.room.is_some());
             let event = tokio::select! {
                 request = inputs.requests.recv(), if open && room => Event::Request(request),
-                read = self.frames.fill(&mut self.reader) => Event::Read(read),
+                read = self.frames.fill(&mut self.reader, owned) => Event::Read(read),
                 written = write_step(&mut self.writer, &mut self.queue), if writing => Event::Written(written),
                 poisoned = inputs.poisoned.recv(), if poison_open => match poisoned {
                     Some(failure) => Event::Poisoned(failure),
@@ -433,6 +438,7 @@ impl Line {
                 deadline: now + request.timeout,
                 timeout: request.timeout,
                 end: self.queued,
+                room: request.room,
                 reply,
             }),
             None => {
@@ -455,7 +461,8 @@ impl Line {
             Err(error) => return Err(Failure::new(FailureKind::Io, format!("reading failed: {error}"))),
         }
         loop {
-            let frame = match self.frames.take() {
+            let room = self.pending.front().and_then(|pending| pending.room.as_ref());
+            let frame = match self.frames.take(room) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(()),
                 Err(error) => {

@@ -244,6 +244,7 @@ impl Sender {
             correlation_id,
             frame,
             timeout: engine.config.request_timeout,
+            room: None,
             reply: (!silent).then_some(sender),
         };
         let flight = Flight { items, parts, version, connection };
