@@ -4,26 +4,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use milena_protocol::fetch::TOPIC_IDS_FROM;
-use milena_protocol::types::{BrokerId, PartitionId, TopicPartition};
+use milena_protocol::types::{BrokerId, PartitionId};
 use uuid::Uuid;
 
-use super::cursor::{Reason, Start, State};
-use super::cursors::{Cursors, Ticket};
+use super::cursor::{Reason, State};
+use super::cursors::Cursors;
 use super::session::{Asked, SessionHead, Wanted};
 
 /// The first version of Fetch with sessions.
 const SESSIONS_FROM: i16 = 7;
-
-/// A partition whose start is to be looked up.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ResetWanted {
-    /// For the answer.
-    pub ticket: Ticket,
-    /// The partition.
-    pub tp: TopicPartition,
-    /// The place.
-    pub start: Start,
-}
 
 /// That there is something to be asked of a broker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
