@@ -99,7 +99,7 @@ async fn aborted_records_are_left_out_and_open_ones_waited_for() {
             let early = consumer.poll(Duration::from_millis(50)).await.unwrap();
             assert!(early.is_none(), "{}: an open transaction was read", env.describe());
             if transaction % 2 == 0 {
-                drop(producer.commit().await.unwrap());
+                producer.commit().await.unwrap();
                 let numbers = transaction * 50..(transaction + 1) * 50;
                 assert_eq!(take(&mut consumer, 50).await, each(1, numbers), "{}", env.describe());
             } else {

@@ -325,7 +325,7 @@ async fn what_is_not_committed_is_not_read_as_committed() {
             producer.send(record).await.unwrap().await.unwrap();
         }
         match commit {
-            true => drop(producer.commit().await.unwrap()),
+            true => producer.commit().await.unwrap(),
             false => producer.abort().await.unwrap(),
         }
     }

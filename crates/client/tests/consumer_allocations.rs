@@ -33,8 +33,10 @@ async fn no_record_costs_an_allocation_in_any_way_it_is_taken() {
     let start = Start::At(Offset(0).into());
     // Everything lies in the queue before it is looked at, so that only looking is counted.
     let settle = async |consumer: &Consumer| {
-        while consumer.partitions()[0].buffered < RECORDS * 50 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        let mut before = 0;
+        while before == 0 || consumer.partitions()[0].buffered != before {
+            before = consumer.partitions()[0].buffered;
+            tokio::time::sleep(Duration::from_millis(300)).await;
         }
     };
     let batches = RECORDS * 64 / 100_000 + 2;

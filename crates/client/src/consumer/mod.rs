@@ -262,10 +262,10 @@ impl Consumer {
         if let Some(record) = self.at_hand() {
             return Some(record);
         }
-        let mut context = Context::from_waker(std::task::Waker::noop());
+        let context = Context::from_waker(std::task::Waker::noop());
         match self.shared.has_errors() {
             true => None,
-            false => match self.poll_fill(&mut context) {
+            false => match self.poll_fill(&context) {
                 Poll::Ready(Ok(())) => self.reader.owned(),
                 _ => None,
             },

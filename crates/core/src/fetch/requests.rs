@@ -221,10 +221,16 @@ impl Cursors {
         let Some(queue) = self.queues.get_mut(&broker) else { return };
         queue.in_flight = false;
         queue.session.handle_loss();
-        for slot in queue.order.clone() {
+        for slot in 0..self.slots.len() {
             let Some(cursor) = self.cursor(slot) else { continue };
-            // What would have been in the next request fares no better.
-            if cursor.paused || !matches!(cursor.state, State::Fetching(..) | State::Ready(_)) {
+            let hit = match cursor.state {
+                // Its leader may be another one by now.
+                State::Fetching(_, from) => from == broker,
+                // What would have been in the next request fares no better.
+                State::Ready(_) => cursor.listed == Some(broker) && !cursor.paused,
+                _ => false,
+            };
+            if !hit {
                 continue;
             }
             let topic = Arc::clone(&cursor.tp.topic);
