@@ -29,6 +29,7 @@ use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::consumer::Room;
 use crate::frames::{FrameReader, WriteQueue};
 use crate::transport::BoxStream;
 
@@ -82,6 +83,8 @@ pub(crate) struct Outgoing {
     pub(crate) frame: Vec<Bytes>,
     /// How long the broker may take from the write on.
     pub(crate) timeout: Duration,
+    /// Where the answer is read into; `None` for a buffer of the connection's.
+    pub(crate) room: Option<Arc<Room>>,
     /// Who waits; `None` for a request that has no answer (acks = 0).
     pub(crate) reply: Option<oneshot::Sender<Result<Bytes, Failure>>>,
 }
@@ -320,6 +323,7 @@ struct Pending {
     timeout: Duration,
     /// The position in the stream of written bytes after its last byte.
     end: u64,
+    room: Option<Arc<Room>>,
     reply: oneshot::Sender<Result<Bytes, Failure>>,
 }
 
@@ -366,6 +370,7 @@ impl Line {
             }
             let room = self.pending.len() < limits.max_in_flight && self.queue.pieces() < MAX_QUEUED_PIECES;
             let writing = self.unflushed || !self.queue.is_empty();
+            let owned = self.pending.front().is_some_and(|pending| pending.room.is_some());
             // In a fixed order, so that a simulation repeats. Nothing is held up for long: what is to be written is bounded by what is
             // taken in, that by the answers which are missing, and those by what is read.
             let event = tokio::select! {
@@ -377,7 +382,7 @@ impl Line {
                 () = &mut timer => Event::Timer,
                 written = write_step(&mut self.writer, &mut self.queue), if writing => Event::Written(written),
                 request = inputs.requests.recv(), if open && room => Event::Request(request),
-                read = self.frames.fill(&mut self.reader) => Event::Read(read),
+                read = self.frames.fill(&mut self.reader, owned) => Event::Read(read),
             };
             let step = match event {
                 Event::Request(Some(request)) => {
@@ -436,6 +441,7 @@ impl Line {
                 deadline: now + request.timeout,
                 timeout: request.timeout,
                 end: self.queued,
+                room: request.room,
                 reply,
             }),
             None => {
@@ -458,7 +464,8 @@ impl Line {
             Err(error) => return Err(Failure::new(FailureKind::Io, format!("reading failed: {error}"))),
         }
         loop {
-            let frame = match self.frames.take() {
+            let room = self.pending.front().and_then(|pending| pending.room.as_ref());
+            let frame = match self.frames.take(room) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(()),
                 Err(error) => {

@@ -310,11 +310,11 @@ async fn exchange(socket: &mut Socket, question: &[u8], heard: &AtomicBool) -> R
     socket.stream.flush().await.map_err(io)?;
     loop {
         if let Some(frame) =
-            socket.frames.take().map_err(|error| peer(format!("no Kafka answer: {error}")))?
+            socket.frames.take(None).map_err(|error| peer(format!("no Kafka answer: {error}")))?
         {
             return Ok(frame);
         }
-        if socket.frames.fill(&mut socket.stream).await.map_err(io)? == 0 {
+        if socket.frames.fill(&mut socket.stream, false).await.map_err(io)? == 0 {
             let text = "the broker closed the connection in the handshake: is this its plaintext port?";
             return Err(Failure::new(FailureKind::Io, text));
         }

@@ -28,6 +28,7 @@ mod call;
 mod client;
 mod config;
 mod connection;
+mod consumer;
 mod coordinator;
 mod error;
 mod fetcher;
@@ -59,9 +60,16 @@ pub use admin::{
 pub use call::{Answer, CallOptions, CoordinatorKind, Target};
 pub use client::Client;
 pub use config::ClientConfig;
+pub use consumer::{
+    CommitTicket, Consumer, ConsumerConfig, ConsumerMetrics, ConsumerRecord, OffsetReset, OnDataLoss,
+    PartitionIter, PartitionRecords, RecordRef, RecordStream,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use fetcher::{FetchFrom, FetchOptions, Fetched, Fetcher, ListedOffset, OffsetSpec, VisibleBatches};
 pub use group::{CommittedOffset, Group, GroupMetadata};
+pub use milena_core::fetch::{
+    CursorView as PartitionState, Position, Reason as StatusReason, Start, Status as PartitionStatus,
+};
 pub use milena_core::transaction::State as ProducerState;
 pub use pool::Purpose;
 pub use producer::{

@@ -100,6 +100,11 @@ impl Metadata {
         Arc::clone(&self.snapshot.borrow())
     }
 
+    /// Tells each new snapshot.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Cluster>> {
+        self.snapshot.subscribe()
+    }
+
     /// Asks now and waits.
     ///
     /// # Cancellation

@@ -265,6 +265,7 @@ impl Sender {
             correlation_id,
             frame,
             timeout: engine.config.request_timeout,
+            room: None,
             reply: (!silent).then_some(sender),
         };
         let flight = Flight { items, parts, version, connection };
