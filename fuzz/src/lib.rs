@@ -1,6 +1,7 @@
 //! What the fuzz targets share: an allocator that counts, and the checks that decoding costs no more than the guard said and
 //! that readers of records and dumps keep their promises.
 
+pub mod der;
 pub mod memory;
 pub mod told;
 

@@ -23,6 +23,7 @@ pub mod cli;
 pub mod interop;
 pub mod java;
 pub mod jobs;
+pub mod kerberos;
 pub mod records;
 
 /// The README's examples, compiled and run.

@@ -14,6 +14,7 @@
 //! ```
 
 mod driver;
+mod gssapi;
 mod msk;
 mod oauth;
 mod oidc;
@@ -23,6 +24,10 @@ mod renewal;
 use std::fmt;
 use std::sync::Arc;
 
+pub use gssapi::{
+    Canonicalize, Enctype, KdcAddress, Kerberos, KerberosConfig, KerberosError, KerberosErrorKind,
+    KerberosOptions, Krb5LoginModule, TicketOptions,
+};
 pub use milena_core::sasl::aws::AwsKeys;
 pub use milena_core::sasl::{
     BearerToken, Mechanism, SaslError, SaslErrorKind, ScramHash, ScramPassword, Secret, Step,

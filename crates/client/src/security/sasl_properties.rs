@@ -9,8 +9,8 @@ use super::SecurityProperties;
 use crate::config::ClientConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sasl::{
-    AwsKeySource, Credentials, FileToken, MskIam, OAuthBearer, Oidc, OidcGrant, Plain, RefreshPolicy, Scram,
-    TokenSource, UnsecuredToken,
+    AwsKeySource, Credentials, FileToken, Kerberos, KerberosOptions, Krb5LoginModule, MskIam, OAuthBearer,
+    Oidc, OidcGrant, Plain, RefreshPolicy, Scram, TokenSource, UnsecuredToken,
 };
 use crate::tls::TlsConfig;
 
@@ -40,17 +40,19 @@ pub(super) fn credentials(
             };
             Ok(Arc::new(Scram::new(hash, password)))
         }
+        "GSSAPI" => kerberos(properties, entry),
         "OAUTHBEARER" => oauth(properties, entry, config),
         "AWS_MSK_IAM" => {
             check_module(entry, "IAMLoginModule")?;
             Ok(Arc::new(MskIam::mechanism(AwsKeySource::Environment)))
         }
-        other => {
-            Err(Error::new(ErrorKind::Unsupported, format!("the SASL mechanism {other} is not known here"))
-                .with_remedy(
-                    "use PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER or AWS_MSK_IAM (sasl.mechanism)",
-                ))
-        }
+        other => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("the SASL mechanism {other} is not known here"),
+        )
+        .with_remedy(
+            "use GSSAPI, PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER or AWS_MSK_IAM (sasl.mechanism)",
+        )),
     }
 }
 
@@ -112,6 +114,31 @@ fn user(
     let user = of("username", "sasl.username")?;
     let user = user.expose_text().unwrap_or_default().to_owned();
     Ok((user, of("password", "sasl.password")?))
+}
+
+fn kerberos(properties: &SecurityProperties, entry: Option<&JaasEntry>) -> Result<Arc<dyn Credentials>> {
+    const NAMES: [&str; 5] = [
+        "sasl.kerberos.kinit.cmd",
+        "sasl.kerberos.min.time.before.relogin",
+        "sasl.kerberos.service.name",
+        "sasl.kerberos.ticket.renew.jitter",
+        "sasl.kerberos.ticket.renew.window.factor",
+    ];
+    check_module(entry, "Krb5LoginModule")?;
+    let Some(entry) = entry else {
+        return Err(Error::misuse("there is no login module for GSSAPI").with_remedy(
+            "set sasl.jaas.config to: com.sun.security.auth.module.Krb5LoginModule required useKeyTab=true keyTab=\"..\" \
+             principal=\"..\";",
+        ));
+    };
+    let texts = entry.options.iter().filter_map(|(name, value)| Some((name.as_str(), value.expose_text()?)));
+    let (module, unknown) = Krb5LoginModule::from_options(texts)?;
+    for name in unknown {
+        tracing::warn!(%name, "sasl.jaas.config: an option of Krb5LoginModule that is not known is ignored");
+    }
+    let settings = NAMES.iter().filter_map(|name| Some((*name, properties.text(name)?)));
+    let (options, _) = KerberosOptions::from_properties(&module, settings)?;
+    Ok(Arc::new(Kerberos::new(options)))
 }
 
 fn oauth(
