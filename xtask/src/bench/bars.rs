@@ -227,6 +227,8 @@ fn tail(name: &str, figure: fn(&Line) -> f64, own: Option<f64>, case: Option<&Me
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::bench::cases;
 
@@ -234,7 +236,17 @@ mod tests {
         let case = cases::all().into_iter().find(|case| case.name == name).unwrap();
         let line = |ns: u64| Line { cpu_ns: ns * 1000, window_records: 1000, ..Line::default() };
         let rows = rows.iter().map(|(row, ns)| ((*row).to_owned(), vec![line(*ns)])).collect();
-        (name.to_owned(), Measured { case, window: 1000, rows, topic_bytes: None })
+        (
+            name.to_owned(),
+            Measured {
+                case,
+                window: 1000,
+                rows,
+                topic_bytes: None,
+                profiles: BTreeMap::new(),
+                failed: BTreeMap::new(),
+            },
+        )
     }
 
     fn find<'a>(bars: &'a [Bar], text: &str) -> &'a Bar {

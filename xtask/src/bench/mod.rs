@@ -6,6 +6,7 @@
 mod bars;
 mod cases;
 mod peers;
+mod profile;
 mod report;
 mod results;
 mod runs;
@@ -46,6 +47,9 @@ pub(crate) struct Args {
     /// Write docs/performance.md from the results, with those of the file.
     #[arg(long)]
     write_docs: bool,
+    /// Also sample where the floor and milena spend their time, with `perf`.
+    #[arg(long)]
+    breakdown: bool,
     /// Run nothing: show (and write) what the file holds.
     #[arg(long, requires = "json")]
     report: bool,
@@ -102,6 +106,7 @@ pub(crate) fn smoke() -> Result<()> {
         smoke: true,
         json: None,
         write_docs: false,
+        breakdown: false,
         report: false,
         list: false,
         kafka: NEWEST_KAFKA.to_owned(),
@@ -130,6 +135,7 @@ fn plan(args: &Args) -> Result<runs::Plan> {
         rounds,
         records,
         smoke: args.smoke,
+        breakdown: args.breakdown,
         kafka: args.kafka.clone(),
     })
 }

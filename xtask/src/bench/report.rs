@@ -23,6 +23,11 @@ pub(crate) fn tables(results: &Results) -> String {
             _ => costs(measured),
         };
         text.push('\n');
+        for (row, reason) in &measured.failed {
+            let reason = reason.lines().next().unwrap_or_default();
+            let _ = writeln!(text, "No result of {}: {reason}.\n", row.replace('/', " "));
+        }
+        text += &profiles(measured);
     }
     text
 }
@@ -84,6 +89,23 @@ fn latencies(measured: &Measured) -> String {
             at(|line| line.p99_us),
             at(|line| line.p999_us)
         );
+    }
+    text
+}
+
+/// Where the time went, side by side.
+fn profiles(measured: &Measured) -> String {
+    let mut text = String::new();
+    for (row, functions) in &measured.profiles {
+        let _ = writeln!(
+            text,
+            "Where {} spends its time, % of samples of its CPU time:\n",
+            row.replace('/', " ")
+        );
+        for (function, percent) in functions {
+            let _ = writeln!(text, "- {percent:.1} `{function}`");
+        }
+        text.push('\n');
     }
     text
 }

@@ -58,6 +58,12 @@ pub(crate) struct Measured {
     pub(crate) rows: BTreeMap<String, Vec<Line>>,
     /// Bytes of batches in the topic that is read.
     pub(crate) topic_bytes: Option<u64>,
+    /// Rows that came to no result, and why.
+    #[serde(default)]
+    pub(crate) failed: BTreeMap<String, String>,
+    /// Where the time of some rows went: functions and their percentages of the samples, the largest first.
+    #[serde(default)]
+    pub(crate) profiles: BTreeMap<String, Vec<(String, f64)>>,
 }
 
 /// The row that all others are divided by.

@@ -1,6 +1,7 @@
 //! Rounds on a broker.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::cases::{Case, Role};
 use super::peers::{Peer, Program};
+use super::profile;
 use super::results::{Line, Measured, Results};
 use super::values;
 use crate::command::{Scratch, output, succeeds};
@@ -27,6 +29,7 @@ pub(crate) struct Plan {
     pub(crate) rounds: u32,
     pub(crate) records: u64,
     pub(crate) smoke: bool,
+    pub(crate) breakdown: bool,
     pub(crate) kafka: String,
 }
 
@@ -51,6 +54,14 @@ impl Row<'_> {
     fn name(&self) -> String {
         format!("{}/{}", self.program.peer.name(), self.mode)
     }
+
+    fn is_other(&self) -> bool {
+        !matches!(self.program.peer, Peer::Floor | Peer::Milena)
+    }
+
+    fn is_profiled(&self) -> bool {
+        ["floor/full", "milena/batches", "milena/ticket"].contains(&self.name().as_str())
+    }
 }
 
 /// Builds the peers, starts a broker and measures all cases into `results`.
@@ -69,6 +80,9 @@ pub(crate) fn run(plan: &Plan, cases: &[Case], results: &mut Results) -> Result<
                 results.not_run.insert(peer.name().to_owned(), format!("{error:#}"));
             }
         }
+    }
+    if plan.breakdown && !profile::is_possible() {
+        bail!("perf does not sample on this machine: leave out --breakdown");
     }
     let memory = Path::new("/dev/shm");
     let folder = memory.is_dir().then_some(memory);
@@ -95,6 +109,7 @@ pub(crate) fn run(plan: &Plan, cases: &[Case], results: &mut Results) -> Result<
         core: is_pinned.then_some(1),
         filled: None,
         topics: 0,
+        samples: None,
     };
     for case in in_order(cases) {
         let measured = session.case(case).with_context(|| case.name.clone())?;
@@ -127,6 +142,8 @@ struct Session<'a> {
     /// The topic that was written to be read.
     filled: Option<Filled>,
     topics: u32,
+    /// Where samples of the next run go.
+    samples: Option<PathBuf>,
 }
 
 impl<'a> Session<'a> {
@@ -135,19 +152,75 @@ impl<'a> Session<'a> {
         let window = case.window(self.plan.records);
         let filled = if case.role == Role::Consume { Some(self.fill(case, window)?) } else { None };
         let rows = self.rows(case);
-        let mut measured = Measured { case: case.clone(), window, rows: BTreeMap::new(), topic_bytes: None };
+        let mut measured = Measured {
+            case: case.clone(),
+            window,
+            rows: BTreeMap::new(),
+            topic_bytes: None,
+            profiles: BTreeMap::new(),
+            failed: BTreeMap::new(),
+        };
         for round in 1..=self.plan.rounds {
             for row in &rows {
-                let line = match &filled {
-                    Some(filled) => self.consume(case, row, window, filled)?,
-                    None => self.with_topic(case, row, window)?,
+                if measured.failed.contains_key(&row.name()) {
+                    continue;
+                }
+                let line = match self.row(case, row, window, filled.as_ref()) {
+                    Ok(line) => line,
+                    Err(error) if row.is_other() && error.is::<Failed>() => {
+                        eprintln!("   {} FAILED: {error:#}", row.name());
+                        measured.failed.insert(row.name(), format!("{error:#}"));
+                        continue;
+                    }
+                    Err(error) => return Err(error),
                 };
                 eprintln!("   round {round}, {:24} {}", row.name(), shown(case.role, &line));
                 measured.topic_bytes = measured.topic_bytes.or(line.batch_bytes);
                 measured.rows.entry(row.name()).or_default().push(line);
             }
         }
+        // A row that was measured in some rounds only is no measure.
+        let failed: Vec<String> = measured.failed.keys().cloned().collect();
+        measured.rows.retain(|row, _| !failed.contains(row));
+        if self.plan.breakdown {
+            for row in rows.iter().filter(|row| row.is_profiled()) {
+                let functions = self.profile(case, row, window, filled.as_ref())?;
+                measured.profiles.insert(row.name(), functions);
+            }
+        }
         Ok(measured)
+    }
+
+    fn row(&mut self, case: &Case, row: &Row<'_>, window: u64, filled: Option<&Filled>) -> Result<Line> {
+        match filled {
+            Some(filled) => self.consume(case, row, window, filled),
+            None => self.with_topic(case, row, window),
+        }
+    }
+
+    /// Does the row once more, sampled.
+    fn profile(
+        &mut self,
+        case: &Case,
+        row: &Row<'_>,
+        window: u64,
+        filled: Option<&Filled>,
+    ) -> Result<Vec<(String, f64)>> {
+        let file = self.folder.join("samples");
+        self.samples = Some(file.clone());
+        let done = self.row(case, row, window, filled);
+        self.samples = None;
+        done?;
+        profile::read(&file)
+    }
+
+    /// Runs the peer of a row.
+    fn finish(&self, row: &Row<'_>, command: Command, look: bool) -> Result<Line> {
+        let command = match &self.samples {
+            Some(file) => profile::sampled(&command, file),
+            None => command,
+        };
+        finish(command, look).map_err(|error| Failed(format!("{}: {error:#}", row.name())).into())
     }
 
     fn rows(&self, case: &Case) -> Vec<Row<'a>> {
@@ -239,7 +312,7 @@ impl<'a> Session<'a> {
         let mut command = self.command(row.program, case, "consume", &row.mode, &filled.topic)?;
         let (warm, tail) = ((window / 3).to_string(), (window / 6).to_string());
         command.args(["--warm", &warm, "--records", &window.to_string(), "--tail", &tail]);
-        let line = finish(command, case.profile == "default").with_context(|| row.name())?;
+        let line = self.finish(row, command, case.profile == "default")?;
         // Stages of the floor that look at no record say 0.
         if !line.checksum.chars().all(|digit| digit == '0') || row.program.peer != Peer::Floor {
             agree(&row.name(), &line, &filled.written)?;
@@ -254,7 +327,7 @@ impl<'a> Session<'a> {
         let mut command = self.command(row.program, case, case.role.name(), &row.mode, &topic)?;
         let warm = if case.role == Role::Latency { window / 5 } else { window / 3 };
         command.args(["--warm", &warm.to_string(), "--records", &window.to_string()]);
-        let line = finish(command, false).with_context(|| row.name())?;
+        let line = self.finish(row, command, false)?;
         ensure!(line.records == warm + window, "{}: {} records", row.name(), line.records);
         if case.role == Role::Produce {
             let mut reader = self.command(self.floor()?, case, "consume", "full", &topic)?;
@@ -266,6 +339,18 @@ impl<'a> Session<'a> {
         Ok(line)
     }
 }
+
+/// A peer that came to no result, which is not the harness's fault.
+#[derive(Debug)]
+struct Failed(String);
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Failed {}
 
 /// Two lines tell of the same records.
 fn agree(row: &str, one: &Line, other: &Line) -> Result<()> {

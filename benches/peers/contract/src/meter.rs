@@ -148,8 +148,7 @@ impl Meter {
 
 /// Prints the line of result; with `--hold true` waits until standard input ends.
 pub fn report(peer: &str, args: &Args, fields: &[(&str, String)]) -> Result<()> {
-    let mut line =
-        format!("{{\"peer\":\"{peer}\",\"mode\":\"{}\",\"rss_kib\":{}", args.mode, peak_kib());
+    let mut line = format!("{{\"peer\":\"{peer}\",\"mode\":\"{}\",\"rss_kib\":{}", args.mode, peak_kib());
     for (name, value) in fields {
         line.push_str(&format!(",\"{name}\":{value}"));
     }

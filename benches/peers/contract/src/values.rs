@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::args::{Args, Shape};
+use crate::meter::Meter;
 
 /// The names of the headers of [`Shape::Keys`].
 pub const HEADER_NAMES: [&str; 3] = ["trace-id", "source", "schema"];
@@ -57,16 +58,42 @@ impl Values {
     /// The next value.
     #[inline]
     pub fn next_value(&mut self) -> &[u8] {
+        let at = self.next_index();
+        self.value(at)
+    }
+
+    /// The value at an index.
+    #[inline]
+    #[must_use]
+    pub fn value(&self, at: usize) -> &[u8] {
+        &self.bytes[at * self.size..(at + 1) * self.size]
+    }
+
+    /// Counts the next value as given out and returns its index.
+    #[inline]
+    pub fn next_index(&mut self) -> usize {
         let at = self.next;
         self.next = if at + 1 == self.sums.len() { 0 } else { at + 1 };
         self.records += 1;
         self.checksum = self.checksum.wrapping_add(self.sums[at]);
-        &self.bytes[at * self.size..(at + 1) * self.size]
+        at
     }
 
     /// Starts at another value: threads that share the work must not all send the same.
     pub fn skip(&mut self, values: u64) {
         self.next = (values % self.sums.len() as u64) as usize;
+    }
+
+    /// The values of the file.
+    pub fn all(&self) -> impl Iterator<Item = &[u8]> {
+        self.bytes.chunks(self.size)
+    }
+
+    /// Adds all that was given out to what the meter counted.
+    pub fn account(&self, meter: &mut Meter) {
+        meter.records += self.records;
+        meter.checksum = meter.checksum.wrapping_add(self.checksum);
+        meter.bytes += self.content_bytes();
     }
 
     /// All bytes of the records given out that count as content.

@@ -72,22 +72,16 @@ async fn write(
         let first = meter.records + records / threads * thread;
         let work = async move { send(&args, &producer, first, share, tickets).await };
         if threads == 1 {
-            account(meter, &work.await?);
+            work.await?.account(meter);
         } else {
             tasks.push(tokio::spawn(work));
         }
     }
     for task in tasks {
-        account(meter, &task.await??);
+        task.await??.account(meter);
     }
     producer.flush().await?;
     Ok(())
-}
-
-fn account(meter: &mut Meter, values: &Values) {
-    meter.records += values.records;
-    meter.checksum = meter.checksum.wrapping_add(values.checksum);
-    meter.bytes += values.content_bytes();
 }
 
 async fn send(
