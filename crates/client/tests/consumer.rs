@@ -325,7 +325,7 @@ async fn what_is_not_committed_is_not_read_as_committed() {
             producer.send(record).await.unwrap().await.unwrap();
         }
         match commit {
-            true => drop(producer.commit().await.unwrap()),
+            true => producer.commit().await.unwrap(),
             false => producer.abort().await.unwrap(),
         }
     }
@@ -339,4 +339,165 @@ async fn what_is_not_committed_is_not_read_as_committed() {
     assert_eq!(committed.position(&tp).unwrap().offset, Offset(44));
     let mut everything = consumer(&client, &topic, 1, ConsumerConfig::default());
     assert_eq!(read(&mut everything, 40).await, all(1, 0..40));
+}
+
+/// Takes `count` records one by one, in turns by every way there is; the numbers of each partition, in their order.
+async fn read_each(consumer: &mut Consumer, count: usize) -> BTreeMap<i32, Vec<usize>> {
+    use futures_util::StreamExt;
+    let mut found: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
+    let number = |value: Option<&[u8]>| std::str::from_utf8(value.unwrap()).unwrap().parse().unwrap();
+    for seen in 0..count {
+        let (partition, number) = match seen % 5 {
+            0 => {
+                let record = tokio::time::timeout(LONG, consumer.next()).await.unwrap().unwrap();
+                (record.tp.partition.0, number(record.record.value))
+            }
+            1 | 2 => {
+                let record = tokio::time::timeout(LONG, consumer.recv()).await.unwrap().unwrap();
+                assert_eq!(record.value_bytes().as_deref(), record.value());
+                (record.tp().partition.0, number(record.value()))
+            }
+            3 => {
+                let record = tokio::time::timeout(LONG, consumer.stream().next()).await.unwrap();
+                let record = record.unwrap().unwrap();
+                (record.tp().partition.0, number(record.as_record().value))
+            }
+            _ => {
+                let Some(record) = consumer.try_recv() else {
+                    let record = consumer.recv().await.unwrap();
+                    found.entry(record.tp().partition.0).or_default().push(number(record.value()));
+                    continue;
+                };
+                (record.tp().partition.0, number(record.value()))
+            }
+        };
+        let numbers = found.entry(partition).or_default();
+        numbers.push(number);
+        let tp = TopicPartition::new(consumer.partitions()[0].tp.topic.clone(), partition);
+        let expected = Offset(*numbers.last().unwrap() as i64 + 1);
+        assert_eq!(consumer.position(&tp).unwrap().offset, expected);
+    }
+    found
+}
+
+#[tokio::test]
+async fn records_come_one_by_one_in_every_way_and_the_position_is_behind_the_last() {
+    let (_broker, client) = embedded(BrokerConfig::default()).await;
+    for codec in [Compression::None, Compression::Lz4] {
+        let topic = support::topic(&client, "each", 2).await;
+        write_with(&client, &topic, 2, 0..700, codec).await;
+        let mut consumer = consumer(&client, &topic, 2, ConsumerConfig::default());
+        assert_eq!(read_each(&mut consumer, 1400).await, all(2, 0..700));
+        // Who takes whole parts afterwards gets the rest of what was begun.
+        consumer.seek(&TopicPartition::new(topic.as_str(), 0), Start::Earliest).unwrap();
+        for number in 0..100 {
+            assert_eq!(consumer.recv().await.unwrap().offset(), Offset(number));
+        }
+        let rest = read(&mut consumer, 600).await;
+        assert_eq!(rest, BTreeMap::from([(0, (100..700).collect())]));
+    }
+}
+
+#[tokio::test]
+async fn a_part_in_hand_is_left_when_its_partition_is_paused_sought_or_taken_away() {
+    let (_broker, client) = embedded(BrokerConfig::default()).await;
+    let topic = support::topic(&client, "hand", 1).await;
+    write(&client, &topic, 1, 0..500).await;
+    let mut consumer = consumer(&client, &topic, 1, ConsumerConfig::default());
+    let tp = TopicPartition::new(topic.as_str(), 0);
+    for number in 0..10 {
+        assert_eq!(consumer.recv().await.unwrap().offset(), Offset(number));
+    }
+    consumer.pause(&tp).unwrap();
+    assert!(consumer.try_recv().is_none());
+    assert!(tokio::time::timeout(SHORT, consumer.next()).await.is_err());
+    consumer.resume(&tp).unwrap();
+    assert_eq!(consumer.recv().await.unwrap().offset(), Offset(10));
+    consumer.seek(&tp, Start::At(Offset(77).into())).unwrap();
+    assert_eq!(consumer.next().await.unwrap().record.offset, Offset(77));
+    consumer.unassign([&tp]);
+    assert!(consumer.try_recv().is_none() && consumer.position(&tp).is_none());
+    consumer.assign([(tp.clone(), Start::At(Offset(499).into()))]);
+    assert_eq!(consumer.recv().await.unwrap().offset(), Offset(499));
+}
+
+#[tokio::test]
+async fn commits_are_serial_and_the_newest_wins() {
+    let (broker, client) = embedded(BrokerConfig::default()).await;
+    let topic = support::topic(&client, "commit", 1).await;
+    write(&client, &topic, 1, 0..100).await;
+    let config = ConsumerConfig { group: Some("c".to_owned()), ..ConsumerConfig::default() };
+    let mut consumer = consumer(&client, &topic, 1, config);
+    let committed = || broker.with_broker(|broker| broker.committed_offset("c", &topic, 0));
+    let before = broker.with_broker(|broker| broker.requests(8));
+    // The first is held up; what follows meanwhile goes as one, and not before it.
+    broker.faults().on(8, Fault::Delay(Duration::from_millis(300)), 1);
+    let mut tickets = Vec::new();
+    for number in 1..=50 {
+        assert_eq!(consumer.recv().await.unwrap().offset(), Offset(number - 1));
+        tickets.push(consumer.begin_commit().unwrap());
+        if number == 1 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    for ticket in tickets {
+        ticket.done().await.unwrap();
+    }
+    assert_eq!(committed(), Some(50));
+    let sent = broker.with_broker(|broker| broker.requests(8)) - before;
+    assert!((2..=3).contains(&sent), "{sent} commits were sent");
+    assert_eq!(consumer.recv().await.unwrap().offset(), Offset(50));
+    drop(consumer.begin_commit().unwrap());
+    consumer.close(LONG).await.unwrap();
+    assert_eq!(committed(), Some(51));
+    let lonely = Consumer::new(&client, ConsumerConfig::default()).unwrap();
+    assert_eq!(lonely.commit().await.unwrap_err().kind(), ErrorKind::Misuse);
+    // Without a broker it ends in time as well.
+    let config = ConsumerConfig { group: Some("c".to_owned()), ..ConsumerConfig::default() };
+    let last = Consumer::new(&client, config).unwrap();
+    broker.go_down().await;
+    let since = std::time::Instant::now();
+    let tp = TopicPartition::new(topic.as_str(), 0);
+    drop(last.begin_commit_of([(tp, Offset(60).into())]).unwrap());
+    assert!(last.close(SHORT).await.is_err());
+    assert!(since.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_session_is_kept_renewed_when_it_is_lost_and_closed() {
+    let (broker, client) = embedded(BrokerConfig::default()).await;
+    let topic = support::topic(&client, "session", 5).await;
+    let config = ConsumerConfig { max_wait: Duration::from_millis(50), ..ConsumerConfig::default() };
+    let mut consumer = consumer(&client, &topic, 5, config);
+    let sessions = || broker.with_broker(|broker| broker.fetch_sessions());
+    for round in 0..6 {
+        write(&client, &topic, 5, round * 100..(round + 1) * 100).await;
+        if round % 2 == 1 {
+            broker.with_broker(|broker| broker.forget_fetch_sessions());
+        }
+        if round == 4 {
+            // A lost answer leaves the session in doubt: the broker moved on, the consumer did not.
+            broker.faults().on(FETCH, Fault::DropAfter, 1);
+        }
+        assert_eq!(read(&mut consumer, 500).await, all(5, round * 100..(round + 1) * 100));
+    }
+    assert_eq!(sessions(), 1, "old ones are ended by new ones");
+    // A partition that is paused is forgotten: nothing more comes of it.
+    let tp = TopicPartition::new(topic.as_str(), 0);
+    consumer.pause(&tp).unwrap();
+    write(&client, &topic, 5, 600..700).await;
+    let rest = read(&mut consumer, 400).await;
+    assert!(!rest.contains_key(&0));
+    let bytes = consumer.metrics().bytes;
+    tokio::time::sleep(SHORT).await;
+    let idle = consumer.metrics().bytes - bytes;
+    assert!(idle < 2000, "{idle} bytes came of partitions without news");
+    consumer.close(LONG).await.unwrap();
+    for _ in 0..100 {
+        if sessions() == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{} sessions", sessions());
 }

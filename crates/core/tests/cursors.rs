@@ -499,6 +499,17 @@ fn a_stall_is_reported_and_waiting_for_the_application_is_none() {
 }
 
 #[test]
+fn a_partition_whose_leader_moved_away_from_a_lost_request_is_not_left_in_it() {
+    let mut world = World::new();
+    world.send(2);
+    world.run(&Step::Move { partition: 2, to: None });
+    world.refresh();
+    world.answer(2, Fate::Lost);
+    let status = world.cursors.view(world.now, &tp(2)).unwrap().status;
+    assert!(matches!(status, Status::BackOff { .. }), "{status:?}");
+}
+
+#[test]
 fn damage_is_read_again_before_it_is_believed() {
     let (mut cursors, mut now) = two_partitions();
     for tries in 1..=3 {

@@ -17,6 +17,8 @@ pub struct PartitionRecords {
     pub(super) tp: TopicPartition,
     /// The first offset that was asked for: a batch may begin before it.
     pub(super) from: Offset,
+    /// Where reading stood before these records.
+    pub(super) start: Position,
     pub(super) next: Position,
     /// As they came, invisible ones included.
     pub(super) bytes: usize,

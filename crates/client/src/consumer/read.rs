@@ -208,6 +208,7 @@ impl RawPart {
             ticket: self.ticket,
             tp: self.tp,
             from: self.asked.offset,
+            start: Position { offset: self.asked.offset, epoch: self.asked.last_epoch },
             next,
             bytes: self.to.bytes,
             high_watermark: self.high_watermark,

@@ -4,15 +4,19 @@ use milena_core::fetch::{Asked, Plan};
 use milena_protocol::StrBytes;
 use milena_protocol::fetch::TOPIC_IDS_FROM;
 use milena_protocol::messages::fetch_request::{FetchPartition, FetchRequest, FetchTopic, ForgottenTopic};
-use milena_protocol::messages::{BrokerId, TopicName};
-use milena_protocol::types::PartitionId;
+use milena_protocol::messages::{BrokerId as WireBroker, TopicName};
+use milena_protocol::types::{BrokerId, PartitionId};
+use tokio::time::Instant;
 
 use super::config::ConsumerConfig;
+use super::shared::Shared;
+use crate::call::{CallOptions, Target};
+use crate::pool::Purpose;
 
 /// Writes a plan down. `max_bytes`: how much the answer may bring.
 pub(super) fn build(plan: &Plan, config: &ConsumerConfig, max_bytes: usize, version: i16) -> FetchRequest {
     let mut request = FetchRequest::default();
-    request.replica_id = BrokerId(-1);
+    request.replica_id = WireBroker(-1);
     request.max_wait_ms = i32::try_from(config.max_wait.as_millis()).unwrap_or(i32::MAX);
     request.min_bytes = wire_bytes(config.min_bytes as usize);
     if version >= 3 {
@@ -105,6 +109,28 @@ fn forgotten(plan: &Plan, version: i16) -> Vec<ForgottenTopic> {
 
 fn name(topic: &str) -> TopicName {
     TopicName(StrBytes::from_string(topic.to_owned()))
+}
+
+/// Tells a broker that a session is over, so that it can give the room to others. Best effort.
+pub(super) async fn say_goodbye(shared: &Shared, broker: BrokerId, session: i32, deadline: Instant) {
+    // Not behind the long poll that may still wait there.
+    let options = CallOptions {
+        purpose: Some(Purpose::Other),
+        max_version: Some(TOPIC_IDS_FROM - 1),
+        ..CallOptions::until(deadline)
+    };
+    let build = |version: i16| {
+        let mut request = FetchRequest::default();
+        request.replica_id = WireBroker(-1);
+        if version >= 7 {
+            (request.session_id, request.session_epoch) = (session, -1);
+        }
+        request
+    };
+    let said = shared.client.call_with::<FetchRequest, _>(Target::Broker(broker), options, build).await;
+    if let Err(error) = said {
+        tracing::debug!(%broker, %error, "a session was not closed");
+    }
 }
 
 fn wire_bytes(bytes: usize) -> i32 {

@@ -36,7 +36,6 @@ pub(super) struct State {
     errors: VecDeque<Error>,
     /// Who waits for records.
     waker: Option<Waker>,
-    pub(super) closed: bool,
 }
 
 impl State {
@@ -63,7 +62,6 @@ impl Shared {
                 inbox: VecDeque::new(),
                 errors: VecDeque::new(),
                 waker: None,
-                closed: false,
             }),
         }
     }
@@ -107,13 +105,18 @@ impl Shared {
         }
     }
 
+    /// Whether there is something that the application has to know.
+    pub(super) fn has_errors(&self) -> bool {
+        !self.state().errors.is_empty()
+    }
+
     /// Turns failures of cursors into errors for the application; who is to be woken, if there is something for it.
     pub(super) fn settle(&self, state: &mut State) -> Option<Waker> {
         while let Some(failure) = state.cursors.poll_failure() {
             add(&self.counts.failures, 1);
             state.errors.push_back(failed(&failure));
         }
-        (!state.inbox.is_empty() || !state.errors.is_empty() || state.closed).then(|| state.waker.take())?
+        (!state.inbox.is_empty() || !state.errors.is_empty()).then(|| state.waker.take())?
     }
 
     /// Tells the application of an error that concerns no partition.
@@ -130,10 +133,10 @@ impl Shared {
         }
     }
 
-    /// The next records for the application, or an error it has to know.
-    pub(super) fn poll_part(&self, context: &Context<'_>) -> Poll<Result<PartitionRecords>> {
+    /// The next records for the application, or an error it has to know. `whole`: it takes them all at once.
+    pub(super) fn poll_part(&self, context: &Context<'_>, whole: bool) -> Poll<Result<PartitionRecords>> {
         let mut state = self.state();
-        if let Some(next) = self.take(&mut state) {
+        if let Some(next) = take(&mut state, whole) {
             return Poll::Ready(next);
         }
         match &mut state.waker {
@@ -142,23 +145,24 @@ impl Shared {
         }
         Poll::Pending
     }
+}
 
-    /// What is there for the application now.
-    pub(super) fn take(&self, state: &mut State) -> Option<Result<PartitionRecords>> {
-        if let Some(error) = state.errors.pop_front() {
-            return Some(Err(error));
-        }
-        while let Some(part) = state.inbox.pop_front() {
-            if !state.cursors.is_current(part.ticket) {
-                continue;
-            }
-            state.cursors.on_taken(part.ticket, part.bytes, part.next);
-            if !part.bodies.is_empty() {
-                return Some(Ok(part));
-            }
-        }
-        state.closed.then(|| Err(Error::closed("the consumer is closed")))
+/// What is there for the application now.
+fn take(state: &mut State, whole: bool) -> Option<Result<PartitionRecords>> {
+    if let Some(error) = state.errors.pop_front() {
+        return Some(Err(error));
     }
+    while let Some(part) = state.inbox.pop_front() {
+        if !state.cursors.is_current(part.ticket) {
+            continue;
+        }
+        let position = if whole || part.bodies.is_empty() { part.next } else { part.start };
+        state.cursors.on_taken(part.ticket, part.bytes, position);
+        if !part.bodies.is_empty() {
+            return Some(Ok(part));
+        }
+    }
+    None
 }
 
 /// Errors that wait for the application, besides those of partitions.

@@ -4,12 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use milena_protocol::error_code::ErrorCode;
 use milena_protocol::types::{BrokerId, LeaderEpoch, Offset, PartitionId, TopicPartition};
 use uuid::Uuid;
 
 use super::cursor::{Cursor, Leader, Loss, Position, Reason, Start, State, Status};
-use super::requests::ResetWanted;
 use super::session::Session;
 use crate::cluster::Cluster;
 use crate::retry::Backoff;
@@ -56,17 +54,6 @@ pub struct Failure {
     pub tp: TopicPartition,
     /// Why.
     pub reason: Reason,
-}
-
-/// A partition that stays without a fetch longer than its state allows.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Stall {
-    /// The partition.
-    pub tp: TopicPartition,
-    /// What it is doing.
-    pub status: Status,
-    /// For how long.
-    pub since: Duration,
 }
 
 /// What is known of a partition.
@@ -343,6 +330,17 @@ impl Cursors {
         }
     }
 
+    /// Records that the application took turned out to be broken at `position`: the partition is not read any more.
+    pub fn on_broken(&mut self, now: Instant, ticket: Ticket, position: Position, text: Arc<str>) {
+        let generation = self.generation();
+        if let Some(cursor) = self.current(ticket) {
+            renew(cursor, generation);
+            cursor.consumed = Some(position);
+            cursor.enter(now, State::Ready(position));
+            self.fail(now, ticket.slot, Reason::Unreadable(text));
+        }
+    }
+
     /// The application moved on inside of records it took.
     pub fn on_moved(&mut self, ticket: Ticket, position: Position) {
         if let Some(cursor) = self.current(ticket) {
@@ -412,158 +410,6 @@ impl Cursors {
     #[must_use]
     pub fn has_news(&self) -> bool {
         self.troubled || !self.stale_topics.is_empty()
-    }
-
-    /// The lookups that are due: where partitions start. Each is given once, until its answer or [`Cursors::seek`].
-    pub fn poll_resets(&mut self, now: Instant) -> Vec<ResetWanted> {
-        self.troubled = false;
-        let due = self.slots.iter_mut().enumerate().filter_map(|(slot, cursor)| {
-            let cursor = cursor.as_mut()?;
-            let State::Resetting { start, asked, not_before } = &mut cursor.state else { return None };
-            if *asked || not_before.is_some_and(|at| now < at) {
-                return None;
-            }
-            *asked = true;
-            let ticket = Ticket { slot, generation: cursor.generation };
-            Some(ResetWanted { ticket, tp: cursor.tp.clone(), start: *start })
-        });
-        due.collect()
-    }
-
-    /// The place that was looked up; `Ok(None)`: nothing is committed. An error that `again` calls passing is tried again.
-    pub fn handle_reset(
-        &mut self,
-        now: Instant,
-        ticket: Ticket,
-        found: Result<Option<Position>, Reason>,
-        again: bool,
-    ) {
-        let reset = self.settings.reset;
-        let window = self.settings.unknown_window;
-        let again = again && !self.is_unknown_too_long(now, ticket, &found, window);
-        let delay = match self.current(ticket) {
-            Some(cursor) if found.is_err() && again => {
-                let failures = cursor.failures;
-                self.settings.backoff.delay(failures, &mut self.rng)
-            }
-            Some(_) => Duration::ZERO,
-            None => return,
-        };
-        let Some(cursor) = self.current(ticket) else { return };
-        let State::Resetting { start, .. } = cursor.state else { return };
-        let reason = match found {
-            Ok(Some(position)) => {
-                cursor.consumed = Some(position);
-                cursor.succeed();
-                cursor.enter(now, State::Ready(position));
-                return;
-            }
-            Ok(None) => match reset.filter(|reset| *reset != start) {
-                Some(start) => {
-                    cursor.enter(now, started(start));
-                    if let Start::At(position) = start {
-                        cursor.consumed = Some(position);
-                    }
-                    return;
-                }
-                None => Reason::NoStart,
-            },
-            Err(_) if again => {
-                cursor.failures = cursor.failures.saturating_add(1);
-                cursor.failing_since.get_or_insert(now);
-                cursor.state = State::Resetting { start, asked: false, not_before: Some(now + delay) };
-                return;
-            }
-            Err(reason) => reason,
-        };
-        self.fail(now, ticket.slot, reason);
-    }
-
-    /// Whether brokers have not known the partition for longer than it takes a new topic to reach all of them.
-    fn is_unknown_too_long<T>(
-        &mut self,
-        now: Instant,
-        ticket: Ticket,
-        found: &Result<T, Reason>,
-        window: Duration,
-    ) -> bool {
-        let unknown = matches!(
-            found,
-            Err(Reason::Code(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION | ErrorCode::UNKNOWN_TOPIC_ID))
-        );
-        let since = self.current(ticket).and_then(|cursor| cursor.failing_since);
-        unknown && since.is_some_and(|since| now.saturating_duration_since(since) >= window)
-    }
-
-    /// When something changes without an event: the end of a back-off, the next lookup.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        let cursors = self.slots.iter().flatten().flat_map(|cursor| {
-            let state = match &cursor.state {
-                State::BackOff { until, .. } => Some(*until),
-                State::Resetting { asked: false, not_before, .. } => *not_before,
-                _ => None,
-            };
-            [state, cursor.preferred.map(|(_, until)| until)].into_iter().flatten()
-        });
-        cursors.chain(self.queues.values().filter_map(|queue| queue.not_before)).min()
-    }
-
-    /// Ends the back-offs and the preferences of replicas whose time has come. Whether there were any.
-    pub fn handle_time(&mut self, now: Instant) -> bool {
-        let mut any = false;
-        for queue in self.queues.values_mut() {
-            if queue.not_before.is_some_and(|at| at <= now) {
-                queue.not_before = None;
-                any = true;
-            }
-        }
-        for slot in 0..self.slots.len() {
-            let Some(cursor) = self.cursor_mut(slot) else { continue };
-            if let State::BackOff { position, until, .. } = cursor.state
-                && until <= now
-            {
-                cursor.enter(now, State::Ready(position));
-                any = true;
-            }
-            if cursor.preferred.is_some_and(|(_, until)| until <= now) {
-                cursor.preferred = None;
-                any = true;
-                self.relist(now, slot);
-            }
-        }
-        any
-    }
-
-    /// Partitions that stay without a fetch longer than their state allows: `limit` for a request, a lookup or an election;
-    /// for a back-off until after its end. Waiting for the application (paused, buffered, no room) is no stall, and neither is a failure
-    /// that it was told. Each is named again after another `limit`.
-    pub fn check(&mut self, now: Instant, limit: Duration) -> Vec<Stall> {
-        let mut stalls = Vec::new();
-        for slot in 0..self.slots.len() {
-            let Some(cursor) = self.cursor(slot) else { continue };
-            let status = self.status(now, cursor);
-            let since = match &status {
-                Status::Paused
-                | Status::Buffered { .. }
-                | Status::WaitingForRoom { .. }
-                | Status::Failed { .. } => continue,
-                Status::BackOff { until, .. } => *until,
-                Status::Fetching { .. }
-                | Status::Queued { .. }
-                | Status::WaitingForLeader
-                | Status::Resetting => cursor.since,
-            };
-            let waited = now.saturating_duration_since(cursor.reported.unwrap_or(since));
-            if waited > limit {
-                let since = now.saturating_duration_since(since);
-                stalls.push(Stall { tp: cursor.tp.clone(), status, since });
-                if let Some(cursor) = self.cursor_mut(slot) {
-                    cursor.reported = Some(now);
-                }
-            }
-        }
-        stalls
     }
 
     pub(super) fn cursor(&self, slot: usize) -> Option<&Cursor> {
@@ -654,7 +500,7 @@ fn renew(cursor: &mut Cursor, generation: u64) {
     cursor.buffered = 0;
 }
 
-fn started(start: Start) -> State {
+pub(super) fn started(start: Start) -> State {
     match start {
         Start::At(position) => State::Ready(position),
         other => State::Resetting { start: other, asked: false, not_before: None },

@@ -14,11 +14,15 @@ mod cursor;
 mod cursors;
 mod requests;
 mod session;
+mod starts;
 pub mod visible;
+mod waits;
 
 pub use answers::{Expected, Outcome, PartitionAnswer, ReadTo};
 pub use cursor::{Loss, Position, Reason, Start, Status};
-pub use cursors::{CursorView, Cursors, Failure, Settings, SlotId, Stall, Ticket};
-pub use requests::{ForgottenPartition, Plan, PlannedPartition, ResetWanted, Wants};
+pub use cursors::{CursorView, Cursors, Failure, Settings, SlotId, Ticket};
+pub use requests::{ForgottenPartition, Plan, PlannedPartition, Wants};
 pub use session::{Asked, Mismatch, SessionHead};
+pub use starts::ResetWanted;
 pub use visible::{BatchHead, Marker, Verdict, VisibleFilter};
+pub use waits::Stall;

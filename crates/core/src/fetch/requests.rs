@@ -4,26 +4,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use milena_protocol::fetch::TOPIC_IDS_FROM;
-use milena_protocol::types::{BrokerId, PartitionId, TopicPartition};
+use milena_protocol::types::{BrokerId, PartitionId};
 use uuid::Uuid;
 
-use super::cursor::{Reason, Start, State};
-use super::cursors::{Cursors, Ticket};
+use super::cursor::{Reason, State};
+use super::cursors::Cursors;
 use super::session::{Asked, SessionHead, Wanted};
 
 /// The first version of Fetch with sessions.
 const SESSIONS_FROM: i16 = 7;
-
-/// A partition whose start is to be looked up.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ResetWanted {
-    /// For the answer.
-    pub ticket: Ticket,
-    /// The partition.
-    pub tp: TopicPartition,
-    /// The place.
-    pub start: Start,
-}
 
 /// That there is something to be asked of a broker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -232,10 +221,16 @@ impl Cursors {
         let Some(queue) = self.queues.get_mut(&broker) else { return };
         queue.in_flight = false;
         queue.session.handle_loss();
-        for slot in queue.order.clone() {
+        for slot in 0..self.slots.len() {
             let Some(cursor) = self.cursor(slot) else { continue };
-            // What would have been in the next request fares no better.
-            if cursor.paused || !matches!(cursor.state, State::Fetching(..) | State::Ready(_)) {
+            let hit = match cursor.state {
+                // Its leader may be another one by now.
+                State::Fetching(_, from) => from == broker,
+                // What would have been in the next request fares no better.
+                State::Ready(_) => cursor.listed == Some(broker) && !cursor.paused,
+                _ => false,
+            };
+            if !hit {
                 continue;
             }
             let topic = Arc::clone(&cursor.tp.topic);

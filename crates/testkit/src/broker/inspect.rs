@@ -117,6 +117,17 @@ impl Broker {
         self.coordinator.set_epoch(transactional_id, epoch)
     }
 
+    /// How many fetch sessions the broker holds.
+    #[must_use]
+    pub fn fetch_sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Forgets all fetch sessions, as Kafka does with those that others need the room of.
+    pub fn forget_fetch_sessions(&mut self) {
+        self.sessions.clear();
+    }
+
     /// Forgets a producer id in all partitions where it has no open transaction, as Kafka does after
     /// `producer.id.expiration.ms`.
     pub fn forget_producer(&mut self, producer_id: i64) {
