@@ -107,6 +107,12 @@ enum KafkaChore {
     },
     /// Start one version after the other and run the tests of old brokers and of the client on each; prints a table.
     Matrix(matrix::Args),
+    /// Commit transactions past a dead leader on a cluster of three, and repair what hangs: minutes a version.
+    Outage {
+        /// The versions.
+        #[arg(default_values_t = [NEWEST_KAFKA.to_owned(), "3.9.1".to_owned()])]
+        versions: Vec<String>,
+    },
     /// Run the tests of Kerberos on one version after the other, each with a KDC; prints a table.
     Kerberos {
         /// The versions; without any, one for each way of asking for SASL.
@@ -205,6 +211,7 @@ fn run(chore: Chore) -> anyhow::Result<()> {
         Chore::Kafka(KafkaChore::Stop { address }) => kafka::stop(address.as_deref()),
         Chore::Kafka(KafkaChore::Capture { versions }) => matrix::capture(&versions),
         Chore::Kafka(KafkaChore::Matrix(arguments)) => matrix::run_all(&arguments),
+        Chore::Kafka(KafkaChore::Outage { versions }) => matrix::outage(&versions),
         Chore::Kafka(KafkaChore::Kerberos { versions }) => matrix::kerberos(&versions),
         Chore::Kafka(KafkaChore::EngineStart) => {
             println!("export DOCKER_HOST={}", engine::start()?);

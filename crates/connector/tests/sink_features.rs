@@ -172,7 +172,7 @@ async fn partitioners_are_asked_and_every_written_offset_is_told() {
 }
 
 /// Each naming, crashed, and continued under another: nothing is lost, doubled or left open, with a list of transactions and without.
-// scenario: 5.6.3, 5.6.7, 5.6.10, 5.6.13, 5.6.14, 5.8.15, D4
+// scenario: 5.3.6, 5.6.3, 5.6.8, 5.6.10, 5.6.13, 5.6.14, 5.8.15, D4, D17
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_naming_can_follow_every_other() {
     const LIST_TRANSACTIONS: i16 = 66;
@@ -209,6 +209,42 @@ async fn every_naming_can_follow_every_other() {
             }
         }
     }
+}
+
+/// The prefix is another one after a restart: what was promised under the old one is committed, what was open is aborted.
+// scenario: 5.3.12, 5.3.13, 5.6.7
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_prefix_leaves_nothing_behind() {
+    let stage = stage(2).await;
+    stage.produce(0..RECORDS).await;
+    let dir = tempfile::tempdir().unwrap();
+    let job = |prefix: &str| {
+        let sink = stage.sink(Delivery::ExactlyOnce).transactional_id_prefix(prefix);
+        Job::from_source(stage.bounded()).to(sink.build().unwrap())
+    };
+    let config = || job_config(dir.path(), 2, NEVER);
+    run(job("before"), config(), crash_at(Step::AfterCheckpointWrite, 1)).await.unwrap_err();
+    assert_eq!(stage.open_transactions().await, ["before-0-0", "before-1-0"]);
+    stage.produce(RECORDS..RECORDS * 2).await;
+    run(job("before"), config(), crash_at(Step::BeforeCheckpointWrite, 1)).await.unwrap_err();
+    let report = run(job("after"), config(), JobControl::new()).await.unwrap();
+    assert_eq!(report.aborted_lingering, 2);
+    assert!(stage.judge(0..RECORDS * 2).await.is_clean());
+    assert!(stage.open_transactions().await.is_empty());
+}
+
+// scenario: 5.3.10
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promise_can_be_raised() {
+    let stage = stage(2).await;
+    let dir = tempfile::tempdir().unwrap();
+    for (life, delivery) in (0..).zip([Delivery::None, Delivery::AtLeastOnce, Delivery::ExactlyOnce]) {
+        stage.produce(life * RECORDS..(life + 1) * RECORDS).await;
+        let job = Job::from_source(stage.bounded()).to(stage.sink(delivery).build().unwrap());
+        let report = run(job, job_config(dir.path(), 2, NEVER), JobControl::new()).await.unwrap();
+        assert_eq!(report.records_in, RECORDS, "{delivery:?} goes on where the last one ended");
+    }
+    assert!(stage.judge(0..RECORDS * 3).await.is_clean());
 }
 
 // scenario: 5.6.25, D1

@@ -10,10 +10,13 @@
 
 #[path = "sink_model/broker.rs"]
 mod broker;
+#[path = "sink_model/chance.rs"]
+mod chance;
 #[path = "sink_model/job.rs"]
 mod job;
 
-use job::{Defect, Ended, Walk};
+use chance::Defect;
+use job::{Ended, Walk};
 
 /// Walks in an ordinary run: a few seconds without optimisation.
 const FEW: u64 = 20_000;

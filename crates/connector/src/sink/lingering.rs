@@ -258,6 +258,7 @@ mod tests {
     }
 
     /// Flink's PROBING: from the restored checkpoint up to the first name that was never used.
+    // scenario: 5.6.30
     #[test]
     fn incrementing_names_are_probed_from_the_restored_checkpoint_on() {
         let used = |name: TransactionName| name.subtask < 2 && name.number <= 9;
@@ -266,6 +267,7 @@ mod tests {
     }
 
     /// Flink's idsToAbort: every name of as many ranges as the factor says.
+    // scenario: 5.6.30
     #[test]
     fn classic_names_are_all_probed() {
         let naming = Naming::Classic(ClassicNames { pool_size: 2, safe_scale_down_factor: 3 });

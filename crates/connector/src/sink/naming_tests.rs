@@ -51,6 +51,7 @@ proptest! {
     }
 }
 
+// scenario: 5.6.32, D5
 #[test]
 fn foreign_ids_are_not_ours() {
     for id in [
@@ -97,6 +98,7 @@ fn busy_names_are_skipped_and_freed_ones_come_back() {
 }
 
 /// Flink: idsToUse(f) = f + subtask * pool + i, here with f = 0, and behind the whole pool when that is used up.
+// scenario: D11
 #[test]
 fn classic_names_are_those_of_flinks_producer() {
     let pool = pool(CLASSIC);
@@ -132,6 +134,7 @@ fn patterns_take_the_prefix_literally() {
     assert!(matches(CLASSIC, "a.b+c-7") && !matches(CLASSIC, "a.b+c-7-1"));
 }
 
+// scenario: 5.3.18, 5.6.17
 #[test]
 fn prefixes_are_checked() {
     assert_eq!(check_prefix("orders"), Ok(()));

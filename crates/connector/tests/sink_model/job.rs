@@ -15,45 +15,12 @@ use milena_connector::sink::pending::PendingCommits;
 use milena_connector::sink::policy::{Judgement, LossPolicy};
 
 use crate::broker::Broker;
+use crate::chance::{Defect, Dice};
 
 const SPLITS: usize = 2;
 const RECORDS: u32 = 3;
 const CHECKPOINTS: u64 = 3;
 const FOREIGN: &str = "job-1-0-0";
-
-/// A mistake that a job could make.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Defect {
-    CommitBeforeTheCheckpointIsWritten,
-    CheckpointWithoutCommittables,
-    CheckpointWithLaterCommittables,
-    NoCleanUp,
-    CleanUpBeforeCommits,
-    CleanUpByPrefixAlone,
-    SameEpochAgain,
-    RefusedMeansCommitted,
-    SilenceMeansCommitted,
-    NameFreedAtPrepare,
-    LostNoticeForgotten,
-    SnapshotBeforePrepare,
-}
-
-impl Defect {
-    pub(crate) const ALL: [Self; 12] = [
-        Self::CommitBeforeTheCheckpointIsWritten,
-        Self::CheckpointWithoutCommittables,
-        Self::CheckpointWithLaterCommittables,
-        Self::NoCleanUp,
-        Self::CleanUpBeforeCommits,
-        Self::CleanUpByPrefixAlone,
-        Self::SameEpochAgain,
-        Self::RefusedMeansCommitted,
-        Self::SilenceMeansCommitted,
-        Self::NameFreedAtPrepare,
-        Self::LostNoticeForgotten,
-        Self::SnapshotBeforePrepare,
-    ];
-}
 
 /// How a walk ended well.
 #[derive(Debug)]
@@ -68,25 +35,6 @@ pub(crate) enum Ended {
 enum Stop {
     Crash,
     Loss,
-}
-
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % below
-    }
-
-    fn index(&mut self, below: usize) -> usize {
-        usize::try_from(self.roll(below as u64)).unwrap()
-    }
-
-    fn one_in(&mut self, times: u64) -> bool {
-        self.roll(times) == 0
-    }
 }
 
 /// What a checkpoint holds.
@@ -155,7 +103,7 @@ pub(crate) struct Walk {
 
 impl Walk {
     pub(crate) fn new(seed: u64, defect: Option<Defect>) -> Self {
-        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut dice = Dice::new(seed);
         for _ in 0..4 {
             dice.roll(2);
         }
