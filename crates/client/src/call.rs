@@ -366,7 +366,7 @@ fn late(name: &Arc<str>, api: &'static str, since: Instant, text: &'static str, 
     call_error(&failure, name, api, since)
 }
 
-fn call_error(failure: &Failure, name: &Arc<str>, api: &'static str, since: Instant) -> Error {
+pub(crate) fn call_error(failure: &Failure, name: &Arc<str>, api: &'static str, since: Instant) -> Error {
     let (kind, remedy) = match failure.kind {
         FailureKind::Io => {
             (ErrorKind::Io, "check that the broker runs and that this address is reachable from here")
@@ -375,11 +375,16 @@ fn call_error(failure: &Failure, name: &Arc<str>, api: &'static str, since: Inst
             ErrorKind::Timeout,
             "check that the broker is alive and reachable; if it is only slow, allow more time",
         ),
-        FailureKind::Peer => {
-            (ErrorKind::Peer, "check that this address is the plaintext listener of a Kafka broker")
+        FailureKind::Peer => (
+            ErrorKind::Peer,
+            "check that this address is a listener of a Kafka broker, of the security protocol that is set",
+        ),
+        FailureKind::Auth => {
+            (ErrorKind::Auth, "check security.protocol, the credentials and the certificates on both sides")
         }
         FailureKind::Closed => (ErrorKind::Closed, "make a new client"),
     };
+    let remedy = failure.remedy.as_deref().unwrap_or(remedy).to_owned();
     Error::new(kind, failure.text.to_string())
         .with_broker(Arc::clone(name))
         .with_api(api)

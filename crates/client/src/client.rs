@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::admin::Admin;
 use crate::attempts::Attempts;
-use crate::call::Target;
+use crate::call::{Target, call_error};
 use crate::config::{ClientConfig, parse_address};
 use crate::coordinator::Coordinators;
 use crate::error::{Error, ErrorKind, Result};
@@ -226,10 +226,11 @@ impl Client {
         name: &str,
         deadline: Instant,
     ) -> Result<Arc<BrokerVersions>> {
+        let since = Instant::now();
         let connection = self.pool().connection(endpoint, Purpose::Other, name)?;
         match timeout_at(deadline, connection.ready()).await {
             Ok(Ok(versions)) => Ok(versions),
-            Ok(Err(failure)) => Err(Error::new(ErrorKind::Io, failure.text.to_string()).with_broker(name)),
+            Ok(Err(failure)) => Err(call_error(&failure, &Arc::from(name), "ApiVersions", since)),
             Err(_) => Err(Error::new(ErrorKind::Timeout, "no connection in time").with_broker(name)),
         }
     }

@@ -8,6 +8,8 @@ use milena_protocol::frame;
 use milena_protocol::versions::BrokerVersions;
 
 use crate::error::{Error, Result};
+use crate::sasl::Credentials;
+use crate::tls::{TlsConfig, TlsDialer};
 use crate::transport::{Dial, TcpDialer};
 
 /// The settings of a [`Client`](crate::Client). All fields have defaults but the bootstrap addresses.
@@ -52,8 +54,13 @@ pub struct ClientConfig {
     /// What a broker is taken for that does not know ApiVersions, such as `"0.8.2"`. `None`, the default, judges by how it fails: 0.8
     /// closes the connection, 0.9 does not answer. librdkafka: `broker.version.fallback`.
     pub broker_version_fallback: Option<String>,
-    /// How connections are made; `None` is plain TCP.
+    /// How connections are made; `None` is plain TCP. TLS runs over it.
     pub dialer: Option<Arc<dyn Dial>>,
+    /// TLS to the brokers; `None`, the default, is none. Kafka: `security.protocol` of `SSL` or `SASL_SSL`, `ssl.*`.
+    pub tls: Option<TlsConfig>,
+    /// Who we are to the brokers; `None`, the default, is nobody in particular. Kafka: `security.protocol` of `SASL_PLAINTEXT` or
+    /// `SASL_SSL`, `sasl.*`.
+    pub sasl: Option<Arc<dyn Credentials>>,
 }
 
 impl Default for ClientConfig {
@@ -73,6 +80,8 @@ impl Default for ClientConfig {
             broker_version: None,
             broker_version_fallback: None,
             dialer: None,
+            tls: None,
+            sasl: None,
         }
     }
 }
@@ -107,6 +116,20 @@ impl ClientConfig {
     #[must_use]
     pub fn with_dialer(mut self, dialer: Arc<dyn Dial>) -> Self {
         self.dialer = Some(dialer);
+        self
+    }
+
+    /// The same over TLS.
+    #[must_use]
+    pub fn with_tls(mut self, tls: TlsConfig) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// The same with credentials.
+    #[must_use]
+    pub fn with_sasl(mut self, credentials: impl Credentials + 'static) -> Self {
+        self.sasl = Some(Arc::new(credentials));
         self
     }
 
@@ -258,7 +281,16 @@ impl ClientConfig {
         Ok((config, unknown))
     }
 
+    /// How connections are made, TLS included.
     pub(crate) fn dialer(&self) -> Arc<dyn Dial> {
+        match &self.tls {
+            Some(tls) => Arc::new(TlsDialer::new(tls.clone(), self.plain_dialer())),
+            None => self.plain_dialer(),
+        }
+    }
+
+    /// What TLS runs over.
+    pub(crate) fn plain_dialer(&self) -> Arc<dyn Dial> {
         self.dialer.clone().unwrap_or_else(|| Arc::new(TcpDialer))
     }
 }

@@ -23,7 +23,8 @@ pub enum ErrorKind {
     Peer,
     /// The connection could not be made or was lost.
     Io,
-    /// Who we are was refused.
+    /// Who we are was refused, or who the broker is could not be verified: SASL, certificates, or a listener of another
+    /// security protocol.
     Auth,
     /// Nothing happened for too long.
     Timeout,

@@ -38,6 +38,8 @@ mod handshake;
 mod metadata;
 mod pool;
 mod producer;
+pub mod sasl;
+pub mod tls;
 mod transaction;
 mod transactions;
 pub mod transport;

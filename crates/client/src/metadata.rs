@@ -198,7 +198,10 @@ async fn refresh(client: &Client, want: &Want) -> Result<Arc<Cluster>> {
 }
 
 fn no_answer(failures: Vec<Error>) -> Error {
+    // Who is refused by one broker need not wait for the others.
+    let refused = failures.iter().find(|failure| failure.kind() == ErrorKind::Auth);
     let kind = match failures.first().map(Error::kind) {
+        _ if refused.is_some() => ErrorKind::Auth,
         Some(kind) if failures.iter().all(|failure| failure.kind() == kind) => kind,
         _ => ErrorKind::Io,
     };
@@ -206,9 +209,12 @@ fn no_answer(failures: Vec<Error>) -> Error {
         .iter()
         .map(|failure| format!("{}: {}", failure.broker().unwrap_or("a broker"), failure.message()))
         .collect();
-    Error::new(kind, format!("no broker answered: {}", reasons.join("; "))).with_api("Metadata").with_remedy(
-        "check the addresses, that a broker runs there, and that its plaintext port is reachable from here",
-    )
+    let remedy = refused
+        .and_then(Error::remedy)
+        .unwrap_or("check the addresses, that a broker runs there, and that its port is reachable from here");
+    Error::new(kind, format!("no broker answered: {}", reasons.join("; ")))
+        .with_api("Metadata")
+        .with_remedy(remedy.to_owned())
 }
 
 /// What a broker said.

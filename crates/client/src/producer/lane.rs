@@ -526,6 +526,7 @@ const MAX_THROTTLE_MS: u64 = 60_000;
 fn failure_error(failure: &Failure) -> Error {
     let kind = match failure.kind {
         FailureKind::Timeout => ErrorKind::Timeout,
+        FailureKind::Auth => ErrorKind::Auth,
         // A connection that was closed by either side is made again; a closed client refuses before this.
         FailureKind::Io | FailureKind::Closed | FailureKind::Peer => ErrorKind::Io,
     };
