@@ -187,7 +187,7 @@ impl Client {
             let error = match self.refresh(Want::topic(name), attempts.deadline()).await {
                 Ok(cluster) => match (cluster.topic(name), cluster.topic_error(name)) {
                     (Some(topic), _) => return Ok(Arc::clone(topic)),
-                    (None, Some(code)) => Error::broker_code(code, None),
+                    (None, Some(code)) => Error::broker_code(code, None).with_api("Metadata"),
                     (None, None) => Error::broker_code(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, None),
                 },
                 Err(error) => error,

@@ -39,6 +39,7 @@ mod metadata;
 mod pool;
 mod producer;
 pub mod sasl;
+pub mod security;
 pub mod tls;
 mod transaction;
 mod transactions;

@@ -14,13 +14,22 @@
 //! ```
 
 mod driver;
+mod msk;
+mod oauth;
+mod oidc;
 mod passwords;
 mod renewal;
 
 use std::fmt;
 use std::sync::Arc;
 
-pub use milena_core::sasl::{Mechanism, SaslError, SaslErrorKind, Secret, Step};
+pub use milena_core::sasl::aws::AwsKeys;
+pub use milena_core::sasl::{
+    BearerToken, Mechanism, SaslError, SaslErrorKind, ScramHash, ScramPassword, Secret, Step,
+};
+pub use msk::{AwsKeyProvider, AwsKeySource, MskIam};
+pub use oauth::{FileToken, OAuthBearer, RefreshPolicy, TokenSource, UnsecuredToken};
+pub use oidc::{Oidc, OidcGrant};
 pub use passwords::{Plain, Scram};
 
 pub(crate) use driver::{Authenticator, CORRELATION, Wire, refused_by_closing};

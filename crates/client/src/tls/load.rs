@@ -1,14 +1,15 @@
 //! From settings and files to what rustls needs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use milena_core::sasl::Secret;
 use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, RootCertStore, version};
+use rustls::{ClientConfig, RootCertStore, SignatureScheme, version};
 
 use super::verifier::Verifier;
-use super::{Identity, TlsConfig, TlsVersions, Trust, provider};
+use super::{Identity, Store, TlsConfig, TlsVersions, Trust, provider};
 use crate::error::{Error, Result};
 
 /// Reads all stores. Blocks on files.
@@ -106,4 +107,55 @@ pub(super) fn stamps(config: &TlsConfig) -> Vec<(PathBuf, Option<SystemTime>)> {
     let key = identity.and_then(|identity| identity.key.as_ref()).and_then(|store| store.path());
     let changed = |path: &PathBuf| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     [trust, chain, key].into_iter().flatten().map(|path| (path.clone(), changed(path))).collect()
+}
+
+/// Signs `message` for a JWT with the key in a PEM file. Blocks on the file.
+///
+/// # Errors
+/// [`ErrorKind::Misuse`](crate::ErrorKind::Misuse) for a key that cannot be read or does not fit the algorithm.
+pub(crate) fn sign_jwt(
+    path: &Path,
+    password: Option<&Secret>,
+    algorithm: &str,
+    message: &[u8],
+) -> Result<Vec<u8>> {
+    let scheme = match algorithm {
+        "RS256" => SignatureScheme::RSA_PKCS1_SHA256,
+        "ES256" => SignatureScheme::ECDSA_NISTP256_SHA256,
+        other => {
+            return Err(Error::misuse(format!("tokens cannot be signed by {other:?}"))
+                .with_remedy("use RS256 or ES256"));
+        }
+    };
+    let store = Store::pem_file(path);
+    let wrong = |why: String| Error::misuse(format!("the key in {} cannot be used: {why}", path.display()));
+    let key = store.open(password)?.key.ok_or_else(|| wrong("there is none".to_owned()))?;
+    let provider = provider::of(&TlsConfig::default())?;
+    let key = provider
+        .key_provider
+        .load_private_key(key.0.clone_key())
+        .map_err(|error| wrong(error.to_string()))?;
+    let signer =
+        key.choose_scheme(&[scheme]).ok_or_else(|| wrong(format!("it is no key for {algorithm}")))?;
+    let signature = signer.sign(message).map_err(|error| wrong(error.to_string()))?;
+    match algorithm {
+        "ES256" => fixed_width(&signature).ok_or_else(|| wrong("it signs in an unknown way".to_owned())),
+        _ => Ok(signature),
+    }
+}
+
+/// From `SEQUENCE { INTEGER r, INTEGER s }` to both in 32 bytes each, as JWTs have it (RFC 7518, 3.4).
+fn fixed_width(der: &[u8]) -> Option<Vec<u8>> {
+    let [0x30, _, rest @ ..] = der else { return None };
+    let mut rest = rest;
+    let mut signature = Vec::with_capacity(64);
+    for _ in 0..2 {
+        let [0x02, length, after @ ..] = rest else { return None };
+        let (number, after) = after.split_at_checked(usize::from(*length))?;
+        rest = after;
+        let digits = number.iter().skip_while(|byte| **byte == 0).count();
+        signature.extend(std::iter::repeat_n(0, 32usize.checked_sub(digits)?));
+        signature.extend(number.iter().skip(number.len() - digits));
+    }
+    Some(signature)
 }

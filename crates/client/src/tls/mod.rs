@@ -32,6 +32,7 @@ pub use store::{Store, StoreFormat, StoreSource};
 
 pub(crate) use dialer::TlsDialer;
 pub(crate) use fault::explain;
+pub(crate) use load::sign_jwt;
 pub(crate) use sniff::{speaks_plaintext_kafka, speaks_tls};
 #[doc(hidden)]
 pub use store::fuzzing;

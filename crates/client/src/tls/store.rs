@@ -34,6 +34,8 @@ pub enum StoreFormat {
     Pkcs12,
     /// Java's own format before 9.
     Jks,
+    /// Whichever of those it looks like.
+    Auto,
 }
 
 /// Where a store is.
@@ -107,13 +109,17 @@ impl Store {
     pub(super) fn open(&self, key_password: Option<&Secret>) -> Result<Contents> {
         let bytes = self.bytes()?;
         let key_password = key_password.or(self.password.as_ref());
-        let contents = match self.format {
+        let format = match self.format {
+            StoreFormat::Auto => guess(&bytes).unwrap_or(StoreFormat::Pem),
+            format => format,
+        };
+        let contents = match format {
             StoreFormat::Pem => pem::read(&bytes, key_password),
             StoreFormat::Pkcs12 => pkcs12(&bytes, self.password.as_ref()),
-            StoreFormat::Jks => jks::read(&bytes, self.password.as_ref(), key_password),
+            StoreFormat::Jks | StoreFormat::Auto => jks::read(&bytes, self.password.as_ref(), key_password),
         };
         contents.map_err(|fault| {
-            let hint = match (self.format, guess(&bytes)) {
+            let hint = match (format, guess(&bytes)) {
                 (said, Some(is)) if said != is => format!("; it looks like {is:?}, not {said:?}"),
                 _ => String::new(),
             };

@@ -16,6 +16,7 @@ pub mod aws;
 mod jaas;
 pub mod jwt;
 mod oauth;
+pub mod oidc;
 mod plain;
 mod scram;
 mod secret;

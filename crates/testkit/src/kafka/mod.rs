@@ -24,6 +24,7 @@ mod jvm;
 mod options;
 mod probe;
 mod process;
+mod secured;
 mod settings;
 mod version;
 mod zookeeper;
@@ -32,6 +33,7 @@ pub use cluster::KafkaCluster;
 pub use demand::{is_demanded, or_skip};
 pub use error::{KafkaError, KafkaErrorKind};
 pub use options::{KafkaOptions, Route};
+pub use secured::{Listener, SecuredKafka};
 pub use version::{KafkaVersion, NEWEST};
 
 use std::path::PathBuf;
