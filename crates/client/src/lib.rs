@@ -30,6 +30,7 @@ mod config;
 mod connection;
 mod coordinator;
 mod error;
+mod failure;
 mod fetcher;
 mod frames;
 mod generation;

@@ -11,8 +11,8 @@
 //! # References
 //! RFC 4422 (SASL), 4616 (PLAIN), 5802 and 7677 (SCRAM), 7628 (OAUTHBEARER), 4752 (GSSAPI); KIP-43, KIP-84, KIP-152, KIP-255.
 
-pub mod gssapi;
 pub mod aws;
+pub mod gssapi;
 mod jaas;
 pub mod jwt;
 mod oauth;
