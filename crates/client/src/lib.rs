@@ -31,6 +31,7 @@ mod connection;
 mod consumer;
 mod coordinator;
 mod error;
+mod failure;
 mod fetcher;
 mod frames;
 mod generation;

@@ -91,8 +91,13 @@ impl Renewal {
         };
         // Not all connections at the same time, and before a slow network or another clock makes it too late.
         let part = 0.85 + 0.1 * self.rng.unit();
-        self.due = now + lifetime.mul_f64(part).max(LEAST);
-        self.expires = Some(now + lifetime);
+        let due = lifetime.mul_f64(part);
+        if due < LEAST {
+            // Too short to be renewed: it ends early enough for what is on its way.
+            (self.due, self.expires) = (now + lifetime / 2, Some(now + lifetime / 2));
+            return;
+        }
+        (self.due, self.expires) = (now + due, Some(now + lifetime));
     }
 
     /// What to do next.
@@ -176,5 +181,45 @@ impl Wire for LineWire {
     fn tell<'a>(&'a mut self, _frame: Bytes) -> BoxFuture<'a, Result<(), Failure>> {
         let text = "a broker that sets a limit to authentications answers each token";
         Box::pin(async move { Err(Failure::new(FailureKind::Peer, text)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sasl::{Peer, Plain};
+
+    fn renewal(lifetime: Duration, seed: u64) -> Renewal {
+        let authenticator = Arc::new(Authenticator {
+            credentials: Arc::new(Plain::new("alice", "secret")),
+            peer: Peer { host: Arc::from("a"), port: 1 },
+            client_id: Arc::from("test"),
+        });
+        let session = Session { authenticator, lifetime, timeout: Duration::from_secs(30), seed };
+        Renewal::new(&session, Arc::new(BrokerVersions::assumed_pre_apiversions()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_begins_between_85_and_95_percent_and_holds_other_requests() {
+        for seed in 0..50 {
+            let began = Instant::now();
+            let mut renewal = renewal(Duration::from_secs(100), seed);
+            // The wire of tests has no SaslAuthenticate: a token goes out as it is.
+            let RenewalEvent::Ask(request) = renewal.next().await else { panic!("nothing was asked") };
+            let after = began.elapsed();
+            assert!((85..=95).contains(&after.as_secs()), "{after:?}");
+            assert!(renewal.holds());
+            drop(request);
+            assert!(matches!(renewal.next().await, RenewalEvent::Failed(_)));
+            assert!(!renewal.holds());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_authentication_too_short_to_renew_ends_before_the_broker_ends_it() {
+        let began = Instant::now();
+        let mut renewal = renewal(Duration::from_millis(800), 1);
+        assert!(matches!(renewal.next().await, RenewalEvent::Expired));
+        assert!(began.elapsed() < Duration::from_millis(800));
     }
 }

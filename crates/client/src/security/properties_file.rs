@@ -93,7 +93,9 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn every_text_is_read(text in ".*") {
-            parse_properties(&text);
+            for (name, _) in parse_properties(&text) {
+                proptest::prop_assert!(!name.contains('\n') || text.contains('\\'));
+            }
         }
     }
 }
