@@ -204,7 +204,7 @@ impl Keep {
         let options = &self.options;
         let mut first = None;
         if options.use_ticket_cache {
-            match self.from_cache(config, old).await {
+            match self.renewed_or_cached(config, old).await {
                 Ok(credential) => return Ok(credential),
                 Err(error) => first = Some(error),
             }
@@ -248,7 +248,11 @@ impl Keep {
     }
 
     /// The cache's ticket if it is good for longer than the old one, else the old one renewed.
-    async fn from_cache(&self, config: &Arc<KerberosConfig>, old: Option<&Credential>) -> Result<Credential> {
+    async fn renewed_or_cached(
+        &self,
+        config: &Arc<KerberosConfig>,
+        old: Option<&Credential>,
+    ) -> Result<Credential> {
         let cached = self.cached(config).await;
         let fresher = match (&cached, old) {
             (Ok(cached), Some(old)) => cached.times.end > old.times.end,

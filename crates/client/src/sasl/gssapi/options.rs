@@ -262,6 +262,30 @@ mod tests {
     }
 
     #[test]
+    fn javas_properties_make_credentials_of_kerberos() {
+        let read = |jaas: &str| {
+            crate::ClientConfig::from_properties([
+                ("bootstrap.servers", "a:1"),
+                ("security.protocol", "SASL_PLAINTEXT"),
+                ("sasl.kerberos.service.name", "bus"),
+                ("sasl.jaas.config", jaas),
+            ])
+        };
+        let module = "com.sun.security.auth.module.Krb5LoginModule required";
+        let (config, unknown) =
+            read(&format!("{module} useKeyTab=true keyTab=\"/k\" principal=\"a@A\";")).unwrap();
+        let sasl = config.sasl.unwrap();
+        let shown = format!("{sasl:?}");
+        assert_eq!((sasl.mechanism(), unknown.len()), ("GSSAPI", 0));
+        assert!(
+            shown.contains("\"bus\"") && shown.contains("\"/k\"") && shown.contains("\"a@A\""),
+            "{shown}"
+        );
+        let error = read(&format!("{module} useKeyTab=false;")).unwrap_err();
+        assert!(error.to_string().contains("useTicketCache=true"), "{error}");
+    }
+
+    #[test]
     fn a_password_does_not_show() {
         let options = KerberosOptions::with_password("alice@A", "hunter2");
         assert!(!format!("{options:?}").contains("hunter2"));
