@@ -5,7 +5,9 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use libfuzzer_sys::fuzz_target;
-use milena_core::sasl::gssapi::{Credential, Enctype, Entropy, Gssapi, Key, Principal, Times, Timestamp, Usage};
+use milena_core::sasl::gssapi::{
+    Credential, Enctype, Entropy, Gssapi, Key, Principal, Times, Timestamp, Usage,
+};
 use milena_core::sasl::{Mechanism, Step};
 use milena_fuzz::der::{application, field, integer, object_id, octets, sequence, time};
 
@@ -34,7 +36,8 @@ fn proof(key: &Key, inside: &[u8]) -> Vec<u8> {
         field(1, integer(15)),
         field(2, sequence(&[field(0, integer(18)), field(2, octets(&cipher))])),
     ]);
-    let inner = [object_id(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x12, 1, 2, 2]), vec![2, 0], application(15, reply)];
+    let inner =
+        [object_id(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x12, 1, 2, 2]), vec![2, 0], application(15, reply)];
     application(0, inner.concat())
 }
 

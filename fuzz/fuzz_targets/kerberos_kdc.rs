@@ -4,8 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use milena_core::sasl::gssapi::{
-    AsExchange, Credential, Enctype, Entropy, Key, LoginKey, Principal, Progress, TgsExchange, TicketOptions, Times,
-    Timestamp, Usage, is_too_big_for_udp,
+    AsExchange, Credential, Enctype, Entropy, Key, LoginKey, Principal, Progress, TgsExchange, TicketOptions,
+    Times, Timestamp, Usage, is_too_big_for_udp,
 };
 use milena_fuzz::der::{application, field, integer, octets, sequence, string};
 

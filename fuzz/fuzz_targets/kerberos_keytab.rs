@@ -8,9 +8,13 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(keytab) = Keytab::parse(bytes) else { return };
     for entry in keytab.entries() {
         let newest = keytab.keys(&entry.principal);
-        assert_eq!(newest.is_empty(), !keytab.entries().iter().any(|other| {
-            other.principal == entry.principal && other.key.is_some()
-        }));
+        assert_eq!(
+            newest.is_empty(),
+            !keytab
+                .entries()
+                .iter()
+                .any(|other| { other.principal == entry.principal && other.key.is_some() })
+        );
     }
     if let Some(first) = keytab.first() {
         let _ = (keytab.missing(first).to_string(), keytab.to_string());

@@ -29,8 +29,8 @@ use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-pub(crate) use crate::failure::{Failure, FailureKind};
 use crate::consumer::Room;
+pub(crate) use crate::failure::{Failure, FailureKind};
 use crate::frames::{FrameReader, WriteQueue};
 use crate::sasl::{self, Renewal, RenewalEvent, Session};
 use crate::tls;
