@@ -167,6 +167,7 @@ impl Wire for LineWire {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
             let outgoing = Outgoing {
+                room: None,
                 correlation_id: CORRELATION,
                 frame: vec![frame],
                 timeout: self.timeout,
