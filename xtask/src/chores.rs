@@ -33,6 +33,8 @@ const REAL: [(&str, &str, &[&str]); 4] = [
             "exactly_once",
             "jobs",
             "recovery",
+            "sink_features",
+            "sink_model",
             "source",
             "source_reading",
             "source_starts",
