@@ -2,6 +2,8 @@
 //!
 //! Old releases: `MILENA_KAFKA_VERSION=2.8.2 cargo test -p milena-tests --test secured -- --include-ignored`.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;

@@ -34,8 +34,6 @@ pub(crate) use dialer::TlsDialer;
 pub(crate) use fault::explain;
 pub(crate) use load::sign_jwt;
 pub(crate) use sniff::{speaks_plaintext_kafka, speaks_tls};
-#[doc(hidden)]
-pub use store::fuzzing;
 
 /// How TLS is used. The default trusts what the system trusts, checks the broker's name, and shows no certificate.
 #[derive(Clone, Debug)]

@@ -1,7 +1,6 @@
 //! Stores of certificates and keys: PEM, PKCS#12, JKS.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use milena_core::sasl::Secret;
 use p12_keystore::{KeyStore, KeyStoreEntry, Pkcs12ImportPolicy};
@@ -184,16 +183,4 @@ fn guess(bytes: &[u8]) -> Option<StoreFormat> {
     } else {
         None
     }
-}
-
-/// Reads a store from memory and says how many certificates and keys it holds: for fuzzing and for `Arc`-less checks.
-#[doc(hidden)]
-pub fn fuzzing(format: StoreFormat, bytes: &[u8], password: &str) -> Option<(usize, usize, bool)> {
-    let store = Store {
-        format,
-        source: StoreSource::Bytes(Secret::from(bytes)),
-        password: Some(Secret::from(password)),
-    };
-    let contents = Arc::new(store.open(None).ok()?);
-    Some((contents.trusted.len(), contents.chain.len(), contents.key.is_some()))
 }
