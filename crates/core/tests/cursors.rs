@@ -510,6 +510,20 @@ fn a_partition_whose_leader_moved_away_from_a_lost_request_is_not_left_in_it() {
 }
 
 #[test]
+fn a_lookup_that_a_pause_made_void_is_asked_again() {
+    let (mut cursors, now) = two_partitions();
+    cursors.seek(now, &tp(1), Start::Earliest).unwrap();
+    let first = cursors.poll_resets(now);
+    cursors.pause(now, &tp(1)).unwrap();
+    cursors.handle_reset(now, first[0].ticket, Ok(Some(Position::from(Offset(3)))), false);
+    cursors.resume(now, &tp(1)).unwrap();
+    let again = cursors.poll_resets(now);
+    assert_eq!(again.len(), 1);
+    cursors.handle_reset(now, again[0].ticket, Ok(Some(Position::from(Offset(3)))), false);
+    assert_eq!(cursors.view(now, &tp(1)).unwrap().position.unwrap().offset, Offset(3));
+}
+
+#[test]
 fn damage_is_read_again_before_it_is_believed() {
     let (mut cursors, mut now) = two_partitions();
     for tries in 1..=3 {

@@ -219,7 +219,11 @@ impl Cursors {
             renew(cursor, generation);
             cursor.paused = true;
             let state = match (&cursor.state, cursor.consumed) {
-                (State::Failed { .. } | State::Resetting { .. }, _) => cursor.state.clone(),
+                // The answer of a lookup that is under way will not be news.
+                (&State::Resetting { start, not_before, .. }, _) => {
+                    State::Resetting { start, asked: false, not_before }
+                }
+                (State::Failed { .. }, _) => cursor.state.clone(),
                 (_, Some(position)) => State::Ready(position),
                 (state, None) => state.clone(),
             };
