@@ -136,7 +136,14 @@ fn machine(cores: usize) -> String {
     let model =
         text.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("an unknown processor");
     let kernel = output(Command::new("uname").arg("-sr")).unwrap_or_default();
-    format!("{}, {cores} cores, {}", model.trim_start_matches([' ', '\t', ':']), kernel.trim())
+    // What else it did: above the number of cores, figures are noisy.
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or("unknown");
+    format!(
+        "{}, {cores} cores, {}; load average before the last run: {load}",
+        model.trim_start_matches([' ', '\t', ':']),
+        kernel.trim()
+    )
 }
 
 struct Session<'a> {
