@@ -56,6 +56,9 @@ pub(crate) struct Args {
     /// Name the cases and end.
     #[arg(long)]
     list: bool,
+    /// A broker that runs already, of that version; without it one is started, on a core of its own.
+    #[arg(long)]
+    bootstrap: Option<String>,
     /// The version of the broker.
     #[arg(long, default_value = NEWEST_KAFKA)]
     kafka: String,
@@ -109,6 +112,7 @@ pub(crate) fn smoke() -> Result<()> {
         breakdown: false,
         report: false,
         list: false,
+        bootstrap: None,
         kafka: NEWEST_KAFKA.to_owned(),
     })
 }
@@ -136,6 +140,7 @@ fn plan(args: &Args) -> Result<runs::Plan> {
         records,
         smoke: args.smoke,
         breakdown: args.breakdown,
+        bootstrap: args.bootstrap.clone(),
         kafka: args.kafka.clone(),
     })
 }

@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) records: u64,
     pub(crate) smoke: bool,
     pub(crate) breakdown: bool,
+    /// A broker that runs already.
+    pub(crate) bootstrap: Option<String>,
     pub(crate) kafka: String,
 }
 
@@ -91,20 +93,24 @@ pub(crate) fn run(plan: &Plan, cases: &[Case], results: &mut Results) -> Result<
     if !is_pinned {
         eprintln!("warning: broker and client share cores: one core, or no taskset");
     }
-    let broker = Broker::start_to_measure(&plan.kafka, folder, is_pinned.then_some(0))?;
+    // Held until all was measured.
+    let (address, about, _broker) = match &plan.bootstrap {
+        Some(address) => (address.clone(), "started by hand".to_owned(), None),
+        None => {
+            let broker = Broker::start_to_measure(&plan.kafka, folder, is_pinned.then_some(0))?;
+            let place = if folder.is_some() { "a tmpfs" } else { "the disk" };
+            let about = format!("{}, log on {place}", broker.how());
+            (broker.address().to_owned(), about, Some(broker))
+        }
+    };
     let scratch = Scratch::new("bench")?;
     results.machine = machine(cores);
-    let place = if folder.is_some() { "a tmpfs" } else { "the disk" };
     let cores_text = if is_pinned { "the broker on one core, the client on another" } else { "not pinned" };
-    results.broker = format!(
-        "Kafka {} ({}), one broker on loopback, log on {place}, {cores_text}",
-        plan.kafka,
-        broker.how()
-    );
+    results.broker = format!("Kafka {}, one broker on loopback ({about}), {cores_text}", plan.kafka);
     let mut session = Session {
         plan,
         programs: &programs,
-        broker: broker.address(),
+        broker: &address,
         folder: scratch.path().to_owned(),
         core: is_pinned.then_some(1),
         filled: None,
@@ -130,7 +136,14 @@ fn machine(cores: usize) -> String {
     let model =
         text.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("an unknown processor");
     let kernel = output(Command::new("uname").arg("-sr")).unwrap_or_default();
-    format!("{}, {cores} cores, {}", model.trim_start_matches([' ', '\t', ':']), kernel.trim())
+    // What else it did: above the number of cores, figures are noisy.
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or("unknown");
+    format!(
+        "{}, {cores} cores, {}; load average before the last run: {load}",
+        model.trim_start_matches([' ', '\t', ':']),
+        kernel.trim()
+    )
 }
 
 struct Session<'a> {
