@@ -175,14 +175,6 @@ pub(crate) fn sim(seeds: u64, seed: Option<u64>) -> Result<()> {
     run(&mut command)
 }
 
-/// Kills leaders of a real cluster while a producer writes to it.
-pub(crate) fn kill_leaders(rounds: u32, kafka: &str) -> Result<()> {
-    crate::jars::fetch(kafka)?;
-    let mut command = cargo();
-    command.args(["run", "--quiet", "--package", "milena-tests", "--bin", "kill_leaders", "--"]);
-    run(command.arg(rounds.to_string()).env("MILENA_KAFKA_VERSION", kafka))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

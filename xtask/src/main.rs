@@ -58,15 +58,6 @@ enum Chore {
     DemoLong(DemoArgs),
     /// The simulation of the producer in a world that breaks, for many seeds or for one.
     Sim(SimArgs),
-    /// Three real brokers under load, of which one leader after the other is killed: acknowledged is what is read.
-    KillLeaders {
-        /// How often a leader is killed.
-        #[arg(long, default_value_t = 10)]
-        rounds: u32,
-        /// The Kafka version.
-        #[arg(long, default_value = NEWEST_KAFKA)]
-        kafka: String,
-    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -236,7 +227,6 @@ fn run(chore: Chore) -> anyhow::Result<()> {
             if smoke { bench::smoke() } else { Ok(()) }
         }
         Chore::Sim(SimArgs { seeds, seed }) => chores::sim(seeds, seed),
-        Chore::KillLeaders { rounds, kafka } => chores::kill_leaders(rounds, &kafka),
         Chore::DemoLong(DemoArgs { records, partitions, crashes, kafka }) => {
             chores::demo_long(records, partitions, crashes, &kafka)
         }
