@@ -4,7 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -25,7 +25,7 @@ async fn simple(options: &KdcOptions) -> Option<(Kdc, PathBuf)> {
     Some((kdc, keytab))
 }
 
-fn with_keytab(kdc: &Kdc, keytab: &PathBuf) -> KerberosOptions {
+fn with_keytab(kdc: &Kdc, keytab: &Path) -> KerberosOptions {
     configured(kdc, KerberosOptions::with_keytab(keytab.display().to_string()))
 }
 
@@ -171,7 +171,7 @@ fn ask(kdc: &Kdc, message: &[u8]) -> Vec<u8> {
 /// Logs in with a clock that is wrong by these seconds.
 fn log_in(
     kdc: &Kdc,
-    keytab: &PathBuf,
+    keytab: &Path,
     wrong_by: i64,
     options: TicketOptions,
 ) -> Result<Credential, KerberosError> {
