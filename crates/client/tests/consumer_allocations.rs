@@ -60,7 +60,7 @@ async fn no_record_costs_an_allocation_in_any_way_it_is_taken() {
     while seen < RECORDS {
         let part = consumer.poll(Duration::from_secs(20)).await.unwrap().unwrap();
         let info = measure(|| {
-            seen += part.iter().map(|record| usize::from(record.unwrap().value.is_some())).sum::<usize>()
+            seen += part.iter().map(|record| usize::from(record.unwrap().value.is_some())).sum::<usize>();
         });
         assert_eq!(info.count_total, 0, "{info:?}");
     }
