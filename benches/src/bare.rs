@@ -15,17 +15,37 @@ use structured_zstd::encoding::{CompressionLevel, FrameCompressor};
 /// In the closure, if the input is not what the codec of this workspace writes.
 #[must_use]
 pub fn decompressor(codec: Compression, input: Vec<u8>, size: usize) -> Run {
+    let mut decompress = work(codec);
     let mut out = vec![0; size];
+    Box::new(move || decompress(black_box(&input), &mut out))
+}
+
+/// The same into a new buffer each time.
+///
+/// # Panics
+/// As [`decompressor`].
+#[must_use]
+pub fn decompressor_to_new(codec: Compression, input: Vec<u8>, size: usize) -> Run {
+    let mut decompress = work(codec);
+    Box::new(move || {
+        let mut out = vec![0; size];
+        decompress(black_box(&input), &mut out);
+        black_box(out);
+    })
+}
+
+/// What decompresses all of an input into a buffer of just its size.
+type Work = Box<dyn FnMut(&[u8], &mut [u8])>;
+
+fn work(codec: Compression) -> Work {
     match codec {
-        Compression::None => Box::new(move || out.copy_from_slice(black_box(&input))),
-        Compression::Gzip => {
-            Box::new(move || MultiGzDecoder::new(black_box(&input[..])).read_exact(&mut out).unwrap())
-        }
-        Compression::Snappy => Box::new(move || {
+        Compression::None => Box::new(|input, out| out.copy_from_slice(input)),
+        Compression::Gzip => Box::new(|input, out| MultiGzDecoder::new(input).read_exact(out).unwrap()),
+        Compression::Snappy => Box::new(|input, out| {
             let mut decoder = snap::raw::Decoder::new();
-            let mut space = &mut out[..];
+            let mut space = out;
             // The raw blocks behind the header of the framing, each behind its length.
-            let mut rest = &black_box(&input)[16..];
+            let mut rest = &input[16..];
             while let Some((length, behind)) = rest.split_first_chunk() {
                 let (block, behind) = behind.split_at(u32::from_be_bytes(*length) as usize);
                 let written = decoder.decompress(block, space).unwrap();
@@ -33,13 +53,11 @@ pub fn decompressor(codec: Compression, input: Vec<u8>, size: usize) -> Run {
                 rest = behind;
             }
         }),
-        Compression::Lz4 => {
-            Box::new(move || FrameDecoder::new(black_box(&input[..])).read_exact(&mut out).unwrap())
-        }
+        Compression::Lz4 => Box::new(|input, out| FrameDecoder::new(input).read_exact(out).unwrap()),
         Compression::Zstd => {
             let mut decoder = structured_zstd::decoding::FrameDecoder::new();
-            Box::new(move || {
-                decoder.decode_all(black_box(&input), &mut out).unwrap();
+            Box::new(move |input, out| {
+                decoder.decode_all(input, out).unwrap();
             })
         }
     }

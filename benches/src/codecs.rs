@@ -1,7 +1,7 @@
 //! The codecs beside the crates they are made of, on the same bytes.
 //!
-//! "ours" is what a reader of batches calls: the content in a buffer of its own. "ours, used buffer" and "bare" write to a
-//! buffer that was used before, and "bare" knows the content's size.
+//! "ours" is what a reader of batches calls: the content in a buffer of its own, and so has "bare, new buffer". "ours, used
+//! buffer" and "bare" write to one that was used before. Both bare ones know the content's size.
 
 use crate::{Amount, Case, bare, text};
 use milena_protocol::compression::{Compression, compress, decompress, decompress_into};
@@ -22,6 +22,7 @@ fn decompression(codec: Compression, size: usize) -> Case {
     if codec == Compression::Lz4 {
         case.rows.push(("bare blocks", bare::lz4_blocks(input.clone(), size)));
     }
+    case.rows.push(("bare, new buffer", bare::decompressor_to_new(codec, input.clone(), size)));
     case.rows.push(("bare", bare::decompressor(codec, input, size)));
     case
 }
@@ -43,6 +44,7 @@ fn unsized_zstd(size: usize) -> Case {
     let name = format!("decompress/zstd without size/{} KiB", size / 1024);
     let mut case = Case::new(name, Amount::Bytes(size));
     both(&mut case, Compression::Zstd, &input);
+    case.rows.push(("bare, new buffer", bare::decompressor_to_new(Compression::Zstd, input.clone(), size)));
     case.rows.push(("bare", bare::decompressor(Compression::Zstd, input, size)));
     case
 }

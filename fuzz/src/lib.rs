@@ -1,7 +1,9 @@
 //! What the fuzz targets share: an allocator that counts, and the checks that decoding costs no more than the guard said and
-//! that readers of records keep their promises.
+//! that readers of records and dumps keep their promises.
 
+pub mod der;
 pub mod memory;
+pub mod told;
 
 use bytes::Bytes;
 use milena_protocol::messages::ApiKey;

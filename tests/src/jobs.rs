@@ -286,6 +286,17 @@ impl Running {
         panic!("{what}: not within 60 s: {:?}", *metrics.borrow());
     }
 
+    /// Waits for its own end.
+    ///
+    /// # Errors
+    /// The job's.
+    ///
+    /// # Panics
+    /// When it hangs.
+    pub async fn ended(self) -> Result<JobReport> {
+        self.task.await.unwrap_or_else(|error| panic!("the job's task: {error}"))
+    }
+
     /// Stops it in good order.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ pub mod cli;
 pub mod interop;
 pub mod java;
 pub mod jobs;
+pub mod kerberos;
 pub mod records;
 
 /// The README's examples, compiled and run.
@@ -87,12 +88,13 @@ impl Env {
         or_skip(shared.await.clone()).map(|kafka| Self { place: Place::Real(kafka), pin: None })
     }
 
-    /// The embedded broker and the real Kafka, if there is one, for a test that must hold on both.
+    /// The embedded broker and the real Kafka, if there is one, for a test that must hold on both. With `MILENA_REAL_ONLY=1`
+    /// the real one alone: another version of it does not change what the embedded broker does.
     ///
     /// # Panics
     /// As [`Env::real`].
     pub async fn each() -> Vec<Self> {
-        let mut places = vec![Self::embedded().await];
+        let mut places = if real_only() { Vec::new() } else { vec![Self::embedded().await] };
         places.extend(Self::real().await);
         places
     }
@@ -169,6 +171,11 @@ impl Env {
         create_topic(&self.client().await, &name, partitions).await;
         name
     }
+}
+
+/// Whether the embedded broker is to be left out: `MILENA_REAL_ONLY=1`.
+pub fn real_only() -> bool {
+    std::env::var("MILENA_REAL_ONLY").is_ok_and(|value| value == "1")
 }
 
 /// A name that no other test uses, in this run or in another on the same broker.

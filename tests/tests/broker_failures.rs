@@ -21,6 +21,7 @@ fn impatient(bootstrap: &str) -> ClientConfig {
 }
 
 /// One broker for all of it: its start costs more than the tests do.
+// scenario: 5.3.3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_broker_is_frozen_killed_and_brought_back() {
     let Some(kafka) = own_kafka(|options| options).await else { return };

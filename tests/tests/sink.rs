@@ -39,6 +39,7 @@ async fn clean(stage: &Stage, records: u64) {
     assert!(open.is_empty(), "{}: {open:?}", stage.env.describe());
 }
 
+// scenario: 5.6.1, 5.6.2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_without_troubles_is_whole_with_every_promise() {
     for delivery in [Delivery::None, Delivery::AtLeastOnce, Delivery::ExactlyOnce] {
@@ -86,6 +87,7 @@ async fn at_least_once_after_a_crash_loses_nothing() {
     }
 }
 
+// scenario: 5.3.7, 5.6.9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exactly_once_survives_crashes_and_other_parallelisms() {
     for stage in Stage::each(3).await {
@@ -129,6 +131,7 @@ async fn what_another_process_prepared_is_committed_by_recovery() {
 }
 
 /// Transactions of this prefix that no checkpoint knows are aborted; those of `PREFIX-1` and other names are left alone.
+// scenario: 5.8.9, D5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leftovers_are_aborted_and_foreign_prefixes_untouched() {
     for stage in Stage::each(1).await {
@@ -166,6 +169,7 @@ async fn leftovers_are_aborted_and_foreign_prefixes_untouched() {
 }
 
 /// A life whose transactions never came into a checkpoint leaves them open; the next one aborts them and writes again.
+// scenario: 5.6.21, D1
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_open_at_a_crash_is_aborted_at_once() {
     for stage in Stage::each(2).await {
@@ -185,6 +189,7 @@ async fn what_was_open_at_a_crash_is_aborted_at_once() {
 
 /// Prepared, promised by a checkpoint, and then aborted by the broker: an error that names topic and offsets, or, if the user
 /// said so, a number in the report.
+// scenario: 5.8.6, D2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_timed_out_before_its_commit_is_a_named_loss() {
     for stage in Stage::each(1).await {

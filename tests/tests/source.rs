@@ -66,7 +66,7 @@ async fn ten(stage: &Stage) {
     }
 }
 
-// scenario: 5.1.14, 5.1.15, 5.1.16, 5.1.17, 5.1.18, 5.4.33, 5.4.34
+// scenario: 5.1.14, 5.1.15, 5.1.16, 5.1.17, 5.1.18, 5.4.33, 5.4.34, 5.4.10
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_start_and_each_stop_is_where_it_says() {
     for stage in Stage::each(1).await {

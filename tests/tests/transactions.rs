@@ -108,6 +108,7 @@ async fn offsets_in_a_transaction_share_its_fate() {
     }
 }
 
+// scenario: 5.3.14, 5.6.24, 5.6.27
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prepared_transaction_is_ended_by_another_process() {
     for (env, client, version) in places().await {
@@ -204,6 +205,7 @@ async fn a_second_writer_with_the_same_id_fences_the_first() {
     }
 }
 
+// scenario: 5.6.34
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fencing_by_id_aborts_what_is_open_and_lists_show_it() {
     for (env, client, version) in places().await {

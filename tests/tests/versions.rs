@@ -17,7 +17,7 @@ use milena_connector::source::StopAt;
 use milena_testkit::broker::BrokerConfig;
 use milena_tests::jobs::{Stage, job_config, run};
 use milena_tests::records::{PATIENCE, offset, read, within, write};
-use milena_tests::{Env, create_topic};
+use milena_tests::{Env, create_topic, real_only};
 
 const CODECS: [Compression; 5] =
     [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
@@ -36,10 +36,11 @@ impl Subject {
     /// The embedded broker as each release, and the real broker.
     async fn each() -> Vec<Self> {
         let mut subjects = Vec::new();
-        for release in PLAYED {
+        let played: &[&str] = if real_only() { &[] } else { &PLAYED };
+        for release in played {
             let config = BrokerConfig { default_partitions: 3, ..BrokerConfig::default() };
             let env = Env::embedded_with(config.as_release(release).unwrap()).await;
-            subjects.push(Self { env, release: Some(release.to_owned()) });
+            subjects.push(Self { env, release: Some((*release).to_owned()) });
         }
         subjects.extend(Self::real().await);
         subjects
@@ -237,6 +238,7 @@ async fn records_and_offsets_go_there_and_back_on_every_release() {
 }
 
 /// The job that reads, writes in transactions and commits with its checkpoints: from 0.11 on.
+// scenario: D57
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_exactly_once_job_copies_each_record_once_since_0_11() {
     for pinned in [false, true] {

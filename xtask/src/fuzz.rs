@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::command::{output, root, run, succeeds};
+use crate::seeds;
 
 /// What `cargo xtask fuzz` is told.
 #[derive(Debug, Args)]
@@ -25,6 +26,10 @@ pub(crate) struct FuzzArgs {
     /// The sanitizer: `none`, or `address`, which takes far longer to build and only sees the codecs' unsafe code.
     #[arg(long, default_value = "none")]
     pub(crate) sanitizer: String,
+    /// Seconds that one input may take before it counts as a finding. They are seconds of the clock: where other programs can
+    /// hold the fuzzers up, more is needed.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) timeout: u64,
     /// Write the figures to this file as a table in Markdown.
     #[arg(long)]
     pub(crate) report: Option<PathBuf>,
@@ -32,8 +37,12 @@ pub(crate) struct FuzzArgs {
     pub(crate) targets: Vec<String>,
 }
 
-/// No input may need more time or memory than this.
-const LIMITS: [&str; 3] = ["-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1"];
+/// No input may need more memory than this.
+const LIMITS: [&str; 2] = ["-rss_limit_mb=2048", "-print_final_stats=1"];
+/// How often the processor time of a running target is looked at; what it used after the last look is not counted.
+const LOOK: Duration = Duration::from_millis(200);
+/// In what `/proc` counts processor time: hundredths of a second, on every Linux (`USER_HZ`).
+const TICKS_PER_SECOND: u64 = 100;
 
 /// What a target's run came to.
 #[derive(Debug, Default, PartialEq)]
@@ -52,12 +61,14 @@ struct Figures {
 struct Outcome {
     target: String,
     took: Duration,
+    /// Seconds of a processor, in the program and in the kernel; 0 where the system does not say.
+    processor: u64,
     passed: bool,
     figures: Figures,
     log: PathBuf,
 }
 
-/// Builds the targets and runs each, with a nightly toolchain if rustup has one. Fails after all have run if one found
+/// Makes the seeds, builds the targets and runs each, with a nightly toolchain if rustup has one. Fails after all have run if one found
 /// something.
 pub(crate) fn fuzz(arguments: &FuzzArgs) -> Result<()> {
     let known = output(fuzz_command().arg("list"))?;
@@ -72,7 +83,8 @@ pub(crate) fn fuzz(arguments: &FuzzArgs) -> Result<()> {
     if targets.is_empty() {
         bail!("there are no fuzz targets");
     }
-    run(fuzz_command().args(["build", "--sanitizer", &arguments.sanitizer]))?;
+    eprintln!("{} seeds from the frames of real brokers", seeds::make()?);
+    let built = build(arguments, &targets)?;
     let jobs = arguments.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let rounds = targets.len().div_ceil(jobs.max(1)) as u64;
     eprintln!(
@@ -87,7 +99,7 @@ pub(crate) fn fuzz(arguments: &FuzzArgs) -> Result<()> {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
                 while let Some(target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = one(target, arguments);
+                    let outcome = one(target, &built, arguments);
                     if let Ok(outcome) = &outcome {
                         eprintln!("{}", line(outcome));
                     }
@@ -111,10 +123,27 @@ pub(crate) fn fuzz(arguments: &FuzzArgs) -> Result<()> {
     if failed.is_empty() { Ok(()) } else { bail!("fuzzing found something in: {}", failed.join(" ")) }
 }
 
-fn one(target: &str, arguments: &FuzzArgs) -> Result<Outcome> {
-    // Seeds are kept beside the targets; what a run finds goes to the corpus, which is not.
+/// Builds targets; returns the folder of the programs, which are run without cargo: it would hold its locks all the while.
+fn build(arguments: &FuzzArgs, targets: &[&str]) -> Result<PathBuf> {
+    let folder = match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => PathBuf::from(folder).join("fuzz"),
+        None => root().join("fuzz/target"),
+    };
+    let mut command = fuzz_command();
+    command.args(["build", "--sanitizer", &arguments.sanitizer, "--target-dir"]).arg(&folder);
+    // One name or none: cargo-fuzz takes no list.
+    if let [only] = targets {
+        command.arg(only);
+    }
+    run(&mut command)?;
+    let rustc = output(Command::new("rustc").arg("-vV"))?;
+    let host = rustc.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
+    Ok(folder.join(host).join("release"))
+}
+
+fn one(target: &str, built: &Path, arguments: &FuzzArgs) -> Result<Outcome> {
+    // What a run finds goes to the corpus; frames that only fuzzing needs are kept beside the targets.
     let corpus = root().join("fuzz/corpus").join(target);
-    let seeds = root().join("fuzz/seeds").join(target);
     let artifacts = root().join("fuzz/artifacts").join(target);
     for folder in [&corpus, &artifacts] {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
@@ -122,23 +151,49 @@ fn one(target: &str, arguments: &FuzzArgs) -> Result<Outcome> {
     let before = files(&artifacts);
     let log = root().join("fuzz/artifacts").join(format!("{target}.log"));
     let out = File::create(&log).with_context(|| log.display().to_string())?;
-    let mut command = fuzz_command();
-    command.args(["run", "--sanitizer", &arguments.sanitizer, target]).arg(&corpus);
-    if seeds.is_dir() {
-        command.arg(&seeds);
+    let mut command = Command::new(built.join(target));
+    command.arg(&corpus);
+    let seeds = [root().join("fuzz/seeds").join(target), seeds::folder(target)];
+    command.args(seeds.iter().filter(|folder| folder.is_dir()));
+    command.arg(format!("-artifact_prefix={}/", artifacts.display()));
+    command.arg(format!("-max_total_time={}", arguments.seconds)).args(LIMITS);
+    command.arg(format!("-timeout={0}", arguments.timeout));
+    command.arg(format!("-report_slow_units={}", arguments.timeout));
+    if arguments.sanitizer == "address" {
+        // As cargo-fuzz does: Rust's programs break the rule against two definitions where nothing is wrong.
+        command.env("ASAN_OPTIONS", "detect_odr_violation=0");
     }
-    command.arg("--").arg(format!("-max_total_time={}", arguments.seconds)).args(LIMITS);
     let began = Instant::now();
-    let status = command
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)
-        .status()
-        .context("cargo fuzz run")?;
+        .spawn()
+        .with_context(|| built.join(target).display().to_string())?;
+    let mut processor = 0;
+    let status = loop {
+        processor = processor_seconds(child.id()).unwrap_or(processor);
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        std::thread::sleep(LOOK);
+    };
     let mut figures = read(&fs::read_to_string(&log).unwrap_or_default());
     figures.findings = files(&artifacts).into_iter().filter(|file| !before.contains(file)).collect();
     let passed = status.success() && figures.findings.is_empty();
-    Ok(Outcome { target: target.to_owned(), took: began.elapsed(), passed, figures, log })
+    Ok(Outcome { target: target.to_owned(), took: began.elapsed(), processor, passed, figures, log })
+}
+
+/// What a process used so far.
+fn processor_seconds(process: u32) -> Option<u64> {
+    ticks(&fs::read_to_string(format!("/proc/{process}/stat")).ok()?).map(|ticks| ticks / TICKS_PER_SECOND)
+}
+
+/// Time in the program and in the kernel from `/proc/PID/stat`: the 12th and 13th word after the name, which stands in
+/// parentheses (proc(5), `utime` and `stime`).
+fn ticks(stat: &str) -> Option<u64> {
+    let mut words = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    Some(words.next()?.parse::<u64>().ok()? + words.next()?.parse::<u64>().ok()?)
 }
 
 fn files(folder: &Path) -> Vec<String> {
@@ -171,24 +226,26 @@ fn read(log: &str) -> Figures {
 }
 
 fn line(outcome: &Outcome) -> String {
-    let Outcome { target, took, passed, figures, .. } = outcome;
+    let Outcome { target, took, processor, passed, figures, .. } = outcome;
     let verdict = if *passed { "ok" } else { "FOUND SOMETHING" };
     let Figures { executions, coverage, corpus, peak_mib, .. } = figures;
     format!(
-        "{target:24} {verdict}: {executions} runs in {:.0} s, coverage {coverage}, corpus {corpus}, {peak_mib} MiB",
+        "{target:24} {verdict}: {executions} runs in {:.0} s ({processor} s of a processor), coverage {coverage}, corpus {corpus}, {peak_mib} MiB",
         took.as_secs_f64()
     )
 }
 
 fn table(arguments: &FuzzArgs, outcomes: &[Outcome]) -> String {
     let mut text = String::from(
-        "| target | executions | coverage | features | corpus | peak MiB | findings |\n|---|---|---|---|---|---|---|\n",
+        "| target | s | s of a processor | executions | coverage | features | corpus | peak MiB | findings |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
-    for Outcome { target, figures, .. } in outcomes {
+    for Outcome { target, took, processor, figures, .. } in outcomes {
         let Figures { executions, coverage, features, corpus, peak_mib, findings } = figures;
         let _ = writeln!(
             text,
-            "| {target} | {executions} | {coverage} | {features} | {corpus} | {peak_mib} | {} |",
+            "| {target} | {} | {processor} | {executions} | {coverage} | {features} | {corpus} | {peak_mib} | {} |",
+            took.as_secs(),
             findings.len()
         );
     }

@@ -15,6 +15,7 @@ mod kafka;
 mod matrix;
 mod parity;
 mod scenarios;
+mod seeds;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -55,6 +56,8 @@ enum Chore {
     Bench(BenchArgs),
     /// The exactly-once demo with many crashes, on the embedded and on a real broker.
     DemoLong(DemoArgs),
+    /// The simulation of the producer in a world that breaks, for many seeds or for one.
+    Sim(SimArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -95,6 +98,17 @@ enum KafkaChore {
     },
     /// Start one version after the other and run the tests of old brokers and of the client on each; prints a table.
     Matrix(matrix::Args),
+    /// Commit transactions past a dead leader on a cluster of three, and repair what hangs: minutes a version.
+    Outage {
+        /// The versions.
+        #[arg(default_values_t = [NEWEST_KAFKA.to_owned(), "3.9.1".to_owned()])]
+        versions: Vec<String>,
+    },
+    /// Run the tests of Kerberos on one version after the other, each with a KDC; prints a table.
+    Kerberos {
+        /// The versions; without any, one for each way of asking for SASL.
+        versions: Vec<String>,
+    },
     /// Start a container engine for tests where none runs (root, needs dockerd), and print its address.
     EngineStart,
     /// Stop the container engine that `engine-start` started.
@@ -109,7 +123,7 @@ struct TestArgs {
     /// Fail where a test would be skipped because no real Kafka can be started.
     #[arg(long)]
     require_kafka: bool,
-    /// Only the packages whose tests talk to a real Kafka.
+    /// Only tests that talk to a real Kafka, and of those that hold on both brokers only that half.
     #[arg(long)]
     real_only: bool,
     /// Arguments for cargo test.
@@ -134,6 +148,16 @@ struct BenchArgs {
 enum BenchChore {
     /// What a record costs with milena, with other clients, and at the least.
     Peers(bench::Args),
+}
+
+#[derive(Debug, Args)]
+struct SimArgs {
+    /// How many seeds, from 0 on.
+    #[arg(long, default_value_t = 10_000)]
+    seeds: u64,
+    /// This seed only.
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -178,6 +202,8 @@ fn run(chore: Chore) -> anyhow::Result<()> {
         Chore::Kafka(KafkaChore::Stop { address }) => kafka::stop(address.as_deref()),
         Chore::Kafka(KafkaChore::Capture { versions }) => matrix::capture(&versions),
         Chore::Kafka(KafkaChore::Matrix(arguments)) => matrix::run_all(&arguments),
+        Chore::Kafka(KafkaChore::Outage { versions }) => matrix::outage(&versions),
+        Chore::Kafka(KafkaChore::Kerberos { versions }) => matrix::kerberos(&versions),
         Chore::Kafka(KafkaChore::EngineStart) => {
             println!("export DOCKER_HOST={}", engine::start()?);
             Ok(())
@@ -200,6 +226,7 @@ fn run(chore: Chore) -> anyhow::Result<()> {
             chores::bench(smoke, &arguments)?;
             if smoke { bench::smoke() } else { Ok(()) }
         }
+        Chore::Sim(SimArgs { seeds, seed }) => chores::sim(seeds, seed),
         Chore::DemoLong(DemoArgs { records, partitions, crashes, kafka }) => {
             chores::demo_long(records, partitions, crashes, &kafka)
         }

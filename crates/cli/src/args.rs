@@ -100,6 +100,10 @@ pub(crate) struct Cluster {
     /// A client property by Kafka's name, such as `request.timeout.ms=10000`.
     #[arg(short = 'X', value_name = "KEY=VALUE", value_parser = key_value)]
     pub(crate) properties: Vec<(String, String)>,
+    /// A properties file with more of them, such as Java's `client.properties`; -X comes after it. Passwords belong there: the
+    /// command line can be seen by everyone on the machine.
+    #[arg(short = 'F', long = "config", value_name = "FILE")]
+    pub(crate) config: Option<std::path::PathBuf>,
 }
 
 /// What to do.
@@ -125,6 +129,8 @@ pub(crate) enum Command {
     Frame(Frame),
     /// Show the batches and records in log files of a broker.
     Records(Records),
+    /// Show, export and import checkpoints; take over the state of a Flink job.
+    State(crate::commands::state::State),
     /// Run the embedded broker, for tests and trials; it keeps records in memory only.
     Broker(Broker),
     /// Print the completion script of a shell.

@@ -20,13 +20,14 @@ pub(crate) fn producer_config(
     cluster: &Cluster,
 ) -> anyhow::Result<(ClientConfig, ProducerConfig)> {
     let (client, unknown) = parse_client(global, cluster)?;
-    let rest = cluster.properties.iter().filter(|(key, _)| unknown.contains(key));
+    let all = all_properties(cluster)?;
+    let rest = all.iter().filter(|(key, _)| unknown.contains(key));
     let (producer, unknown) =
         ProducerConfig::from_properties(rest.map(|(key, value)| (key.as_str(), value.as_str())))
             .map_err(|error| Usage(format!("-X: {error}")))?;
     refuse_unknown(&unknown)?;
     // What bounds a command bounds its records too, unless told otherwise.
-    let own_limit = cluster.properties.iter().any(|(key, _)| key == "delivery.timeout.ms");
+    let own_limit = all.iter().any(|(key, _)| key == "delivery.timeout.ms");
     let delivery_timeout =
         if own_limit { producer.delivery_timeout } else { global.timeout.max(producer.linger * 2) };
     Ok((
@@ -42,7 +43,8 @@ fn parse_client(global: &Global, cluster: &Cluster) -> anyhow::Result<(ClientCon
         ("client.id", "milena-cli"),
         ("default.api.timeout.ms", timeout.as_str()),
     ];
-    properties.extend(cluster.properties.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+    let all = all_properties(cluster)?;
+    properties.extend(all.iter().map(|(key, value)| (key.as_str(), value.as_str())));
     let parsed = ClientConfig::from_properties(properties).map_err(|error| Usage(error.to_string()))?;
     Ok(parsed)
 }
@@ -51,7 +53,27 @@ fn refuse_unknown(unknown: &[String]) -> anyhow::Result<()> {
     if unknown.is_empty() {
         return Ok(());
     }
-    Err(Usage(format!("-X: no such property: {}", unknown.join(", "))).into())
+    let told = unknown.iter().map(|name| match milena::security::nearest_property(name) {
+        Some(near) => format!("{name} (did you mean {near}?)"),
+        None => name.clone(),
+    });
+    Err(Usage(format!("-X: no such property: {}", told.collect::<Vec<_>>().join(", "))).into())
+}
+
+/// Those of the file, and those of the call after them.
+fn all_properties(cluster: &Cluster) -> anyhow::Result<Vec<(String, String)>> {
+    let mut all = match &cluster.config {
+        None => Vec::new(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| Usage(format!("cannot read {}: {error}", path.display())))?;
+            milena::security::parse_properties(&text)
+        }
+    };
+    // The address of the call is the one that counts.
+    all.retain(|(name, _)| name != "bootstrap.servers");
+    all.extend(cluster.properties.iter().cloned());
+    Ok(all)
 }
 
 /// Connects.

@@ -53,6 +53,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::ApiVersions(args) => commands::api_versions::run(&global, &args).await?,
         Command::Frame(args) => commands::frame::run(&global, &args)?,
         Command::Records(args) => commands::records::run(&global, &args)?,
+        Command::State(args) => commands::state::run(&global, args)?,
         Command::Broker(args) => commands::broker::run(&args).await?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "milena", &mut std::io::stdout());

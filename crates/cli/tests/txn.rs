@@ -148,6 +148,7 @@ async fn a_lost_marker_is_found_and_the_commit_finished() {
     assert!(json(&["list", "-b", &b, "--topic", "t", "--hanging"], 0).await.is_empty());
 }
 
+// scenario: D1
 #[tokio::test(flavor = "multi_thread")]
 async fn leftovers_are_aborted_and_promised_ones_are_not() {
     let (broker, b) = broker(&[("t", 2)]).await;

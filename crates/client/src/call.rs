@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::client::Client;
 use crate::connection::{Claim, Failure, FailureKind, Outgoing};
+use crate::consumer::Room;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::Want;
 use crate::pool::{Endpoint, Purpose};
@@ -185,7 +186,8 @@ impl Client {
 
     /// Hands a request to its connection and returns at once with what waits for the answer. Requests started one
     /// after the other to the same broker and purpose are answered in that order. `encode` gets version, correlation id
-    /// and client id, and returns the frame with its length prefix, in pieces.
+    /// and client id, and returns the frame with its length prefix, in pieces. It may be called again if the connection turns out to be
+    /// closed.
     ///
     /// # Cancellation
     /// Dropped before it returns, nothing is sent.
@@ -196,6 +198,22 @@ impl Client {
         api_key: i16,
         negotiate: &Negotiate<'_>,
         encode: &EncodeFrame<'_>,
+    ) -> Result<Started> {
+        self.start_into(to, options, api_key, negotiate, encode, None).await
+    }
+
+    /// As [`Client::start`], with room that the answer is read into.
+    ///
+    /// # Cancellation
+    /// As [`Client::start`].
+    pub(crate) async fn start_into(
+        &self,
+        to: Destination<'_>,
+        options: &CallOptions,
+        api_key: i16,
+        negotiate: &Negotiate<'_>,
+        encode: &EncodeFrame<'_>,
+        room: Option<&Arc<Room>>,
     ) -> Result<Started> {
         let since = Instant::now();
         let config = self.config();
@@ -248,7 +266,8 @@ impl Client {
             })?;
             let (sender, reply) = oneshot::channel();
             let timeout = options.timeout.unwrap_or(config.request_timeout);
-            let outgoing = Outgoing { correlation_id, frame, timeout, reply: Some(sender) };
+            let room = room.cloned();
+            let outgoing = Outgoing { correlation_id, frame, timeout, room, reply: Some(sender) };
             return match timeout_at(deadline, connection.submit(outgoing)).await {
                 Ok(Ok(())) => Ok(Started { connection, name, reply, version, api_key, since, deadline }),
                 Ok(Err(failure)) if failure.kind == FailureKind::Closed && tries < 3 => continue,
@@ -260,7 +279,8 @@ impl Client {
 }
 
 type Encode<'a> = dyn Fn(i16, i32, &str, &mut BytesMut) -> milena_protocol::Result<()> + Send + Sync + 'a;
-type EncodeFrame<'a> = dyn Fn(i16, i32, &str) -> milena_protocol::Result<Vec<Bytes>> + Send + Sync + 'a;
+pub(crate) type EncodeFrame<'a> =
+    dyn Fn(i16, i32, &str) -> milena_protocol::Result<Vec<Bytes>> + Send + Sync + 'a;
 type Negotiate<'a> = dyn Fn(&BrokerVersions) -> milena_protocol::Result<i16> + Send + Sync + 'a;
 
 /// The negotiation of one request type inside the limits of the options.
@@ -284,6 +304,18 @@ impl Started {
     pub(crate) async fn answer<R: Request>(mut self) -> Result<R::Response> {
         let frame = self.frame().await.map_err(|(_, error)| error)?;
         self.read::<R>(frame)
+    }
+
+    /// Waits for the answer and reads it with `read`, which gets its frame and the version. Also gives the broker's name.
+    ///
+    /// # Cancellation
+    /// As [`Started::answer`].
+    pub(crate) async fn answer_read<T>(
+        mut self,
+        read: impl FnOnce(Bytes, i16) -> milena_protocol::Result<T>,
+    ) -> Result<(T, Arc<str>)> {
+        let frame = self.frame().await.map_err(|(_, error)| error)?;
+        Ok((self.read_with(frame, read)?, self.name))
     }
 
     async fn frame(&mut self) -> std::result::Result<Bytes, (Failure, Error)> {
@@ -366,7 +398,7 @@ fn late(name: &Arc<str>, api: &'static str, since: Instant, text: &'static str, 
     call_error(&failure, name, api, since)
 }
 
-fn call_error(failure: &Failure, name: &Arc<str>, api: &'static str, since: Instant) -> Error {
+pub(crate) fn call_error(failure: &Failure, name: &Arc<str>, api: &'static str, since: Instant) -> Error {
     let (kind, remedy) = match failure.kind {
         FailureKind::Io => {
             (ErrorKind::Io, "check that the broker runs and that this address is reachable from here")
@@ -375,11 +407,16 @@ fn call_error(failure: &Failure, name: &Arc<str>, api: &'static str, since: Inst
             ErrorKind::Timeout,
             "check that the broker is alive and reachable; if it is only slow, allow more time",
         ),
-        FailureKind::Peer => {
-            (ErrorKind::Peer, "check that this address is the plaintext listener of a Kafka broker")
+        FailureKind::Peer => (
+            ErrorKind::Peer,
+            "check that this address is a listener of a Kafka broker, of the security protocol that is set",
+        ),
+        FailureKind::Auth => {
+            (ErrorKind::Auth, "check security.protocol, the credentials and the certificates on both sides")
         }
         FailureKind::Closed => (ErrorKind::Closed, "make a new client"),
     };
+    let remedy = failure.remedy.as_deref().unwrap_or(remedy).to_owned();
     Error::new(kind, failure.text.to_string())
         .with_broker(Arc::clone(name))
         .with_api(api)

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::admin::Admin;
 use crate::attempts::Attempts;
-use crate::call::Target;
+use crate::call::{Target, call_error};
 use crate::config::{ClientConfig, parse_address};
 use crate::coordinator::Coordinators;
 use crate::error::{Error, ErrorKind, Result};
@@ -81,7 +81,7 @@ impl Client {
             .iter()
             .map(|address| parse_address(address).map(|(host, port)| Endpoint { host, port }))
             .collect::<Result<Vec<_>>>()?;
-        let seed = RandomState::new().hash_one("milena");
+        let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one("milena"));
         let (metadata, task) = Metadata::new();
         let inner = Arc::new(Inner {
             pool: Pool::new(Arc::clone(&config), runtime.clone(), seed),
@@ -187,7 +187,7 @@ impl Client {
             let error = match self.refresh(Want::topic(name), attempts.deadline()).await {
                 Ok(cluster) => match (cluster.topic(name), cluster.topic_error(name)) {
                     (Some(topic), _) => return Ok(Arc::clone(topic)),
-                    (None, Some(code)) => Error::broker_code(code, None),
+                    (None, Some(code)) => Error::broker_code(code, None).with_api("Metadata"),
                     (None, None) => Error::broker_code(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, None),
                 },
                 Err(error) => error,
@@ -226,10 +226,11 @@ impl Client {
         name: &str,
         deadline: Instant,
     ) -> Result<Arc<BrokerVersions>> {
+        let since = Instant::now();
         let connection = self.pool().connection(endpoint, Purpose::Other, name)?;
         match timeout_at(deadline, connection.ready()).await {
             Ok(Ok(versions)) => Ok(versions),
-            Ok(Err(failure)) => Err(Error::new(ErrorKind::Io, failure.text.to_string()).with_broker(name)),
+            Ok(Err(failure)) => Err(call_error(&failure, &Arc::from(name), "ApiVersions", since)),
             Err(_) => Err(Error::new(ErrorKind::Timeout, "no connection in time").with_broker(name)),
         }
     }

@@ -8,6 +8,9 @@ use milena_protocol::frame;
 use milena_protocol::versions::BrokerVersions;
 
 use crate::error::{Error, Result};
+use crate::sasl::Credentials;
+use crate::security::SecurityProperties;
+use crate::tls::{TlsConfig, TlsDialer};
 use crate::transport::{Dial, TcpDialer};
 
 /// The settings of a [`Client`](crate::Client). All fields have defaults but the bootstrap addresses.
@@ -52,8 +55,16 @@ pub struct ClientConfig {
     /// What a broker is taken for that does not know ApiVersions, such as `"0.8.2"`. `None`, the default, judges by how it fails: 0.8
     /// closes the connection, 0.9 does not answer. librdkafka: `broker.version.fallback`.
     pub broker_version_fallback: Option<String>,
-    /// How connections are made; `None` is plain TCP.
+    /// What jitter, the order of bootstrap addresses and the choice of partitions are drawn from. Default `None`: drawn at the start. For
+    /// simulations that shall happen again.
+    pub seed: Option<u64>,
+    /// How connections are made; `None` is plain TCP. TLS runs over it.
     pub dialer: Option<Arc<dyn Dial>>,
+    /// TLS to the brokers; `None`, the default, is none. Kafka: `security.protocol` of `SSL` or `SASL_SSL`, `ssl.*`.
+    pub tls: Option<TlsConfig>,
+    /// Who we are to the brokers; `None`, the default, is nobody in particular. Kafka: `security.protocol` of `SASL_PLAINTEXT` or
+    /// `SASL_SSL`, `sasl.*`.
+    pub sasl: Option<Arc<dyn Credentials>>,
 }
 
 impl Default for ClientConfig {
@@ -72,7 +83,10 @@ impl Default for ClientConfig {
             auto_create_topics: false,
             broker_version: None,
             broker_version_fallback: None,
+            seed: None,
             dialer: None,
+            tls: None,
+            sasl: None,
         }
     }
 }
@@ -107,6 +121,20 @@ impl ClientConfig {
     #[must_use]
     pub fn with_dialer(mut self, dialer: Arc<dyn Dial>) -> Self {
         self.dialer = Some(dialer);
+        self
+    }
+
+    /// The same over TLS.
+    #[must_use]
+    pub fn with_tls(mut self, tls: TlsConfig) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// The same with credentials.
+    #[must_use]
+    pub fn with_sasl(mut self, credentials: impl Credentials + 'static) -> Self {
+        self.sasl = Some(Arc::new(credentials));
         self
     }
 
@@ -201,8 +229,7 @@ impl ClientConfig {
     /// know, which may belong to a producer or a job.
     ///
     /// # Errors
-    /// [`ErrorKind::Misuse`](crate::ErrorKind::Misuse) for a value that cannot be read, and for a
-    /// `security.protocol` other than `PLAINTEXT`.
+    /// [`ErrorKind::Misuse`](crate::ErrorKind::Misuse) for a value that cannot be read.
     pub fn from_properties<K, V>(properties: impl IntoIterator<Item = (K, V)>) -> Result<(Self, Vec<String>)>
     where
         K: AsRef<str>,
@@ -211,6 +238,7 @@ impl ClientConfig {
         let mut config = Self::default();
         let mut unknown = Vec::new();
         let mut asks = true;
+        let mut security = SecurityProperties::default();
         for (name, value) in properties {
             let (name, value) = (name.as_ref(), value.as_ref().trim());
             match name {
@@ -234,13 +262,7 @@ impl ClientConfig {
                     })?;
                 }
                 "broker.version.fallback" => config.broker_version_fallback = Some(value.to_owned()),
-                "security.protocol" if value.eq_ignore_ascii_case("PLAINTEXT") => {}
-                "security.protocol" => {
-                    return Err(Error::misuse(format!("security.protocol {value} is not supported yet"))
-                        .with_remedy(
-                            "use a PLAINTEXT listener, or bring TLS as a dialer (ClientConfig::dialer)",
-                        ));
-                }
+                _ if security.take(name, value) => {}
                 _ => unknown.push(name.to_owned()),
             }
         }
@@ -253,12 +275,22 @@ impl ClientConfig {
                 .with_remedy("set broker.version.fallback to the brokers' release, such as 0.9.0"));
             }
         }
+        security.apply(&mut config)?;
         config.backoff.max = config.backoff.max.max(config.backoff.initial);
         config.validate()?;
         Ok((config, unknown))
     }
 
+    /// How connections are made, TLS included.
     pub(crate) fn dialer(&self) -> Arc<dyn Dial> {
+        match &self.tls {
+            Some(tls) => Arc::new(TlsDialer::new(tls.clone(), self.plain_dialer())),
+            None => self.plain_dialer(),
+        }
+    }
+
+    /// What TLS runs over.
+    pub(crate) fn plain_dialer(&self) -> Arc<dyn Dial> {
         self.dialer.clone().unwrap_or_else(|| Arc::new(TcpDialer))
     }
 }
@@ -334,11 +366,64 @@ mod tests {
     }
 
     #[test]
-    fn tls_by_property_is_refused_in_clear_words() {
-        let error =
-            ClientConfig::from_properties([("bootstrap.servers", "a:1"), ("security.protocol", "SSL")])
-                .unwrap_err();
-        assert!(error.to_string().contains("security.protocol SSL is not supported yet"), "{error}");
+    fn security_by_property_is_read_and_its_mistakes_are_told() {
+        let read = |properties: &[(&str, &str)]| {
+            let all = [("bootstrap.servers", "a:1")].iter().chain(properties).copied().collect::<Vec<_>>();
+            ClientConfig::from_properties(all).map(|(config, _)| config)
+        };
+        let jaas = "a.PlainLoginModule required username=\"u\" password=\"geheim\";";
+        let config = read(&[
+            ("security.protocol", "sasl_ssl"),
+            ("sasl.mechanism", "PLAIN"),
+            ("sasl.jaas.config", jaas),
+            ("ssl.endpoint.identification.algorithm", ""),
+        ])
+        .unwrap();
+        assert_eq!(config.sasl.as_ref().unwrap().mechanism(), "PLAIN");
+        assert!(!config.tls.as_ref().unwrap().verify_host_name);
+        assert!(!format!("{config:?}").contains("geheim"));
+        for (properties, told) in [
+            (&[("security.protocol", "TLS")][..], "security.protocol is \"TLS\""),
+            (
+                &[
+                    ("security.protocol", "SASL_SSL"),
+                    ("sasl.mechanism", "SCRAM-SHA-256"),
+                    ("sasl.jaas.config", jaas),
+                ],
+                "wants a ScramLoginModule",
+            ),
+            (&[("security.protocol", "SASL_SSL"), ("sasl.mechanism", "PLAIN")], "no username"),
+            (
+                &[
+                    ("security.protocol", "SASL_SSL"),
+                    ("sasl.mechanism", "PLAIN"),
+                    ("sasl.jaas.config", "geheim"),
+                ],
+                "expected",
+            ),
+            (
+                &[("security.protocol", "SASL_SSL"), ("sasl.mechanism", "OAUTHBEARER")],
+                "nowhere to get a token",
+            ),
+            (
+                &[("security.protocol", "SASL_SSL"), ("sasl.mechanism", "DIGEST-MD5")],
+                "DIGEST-MD5 is not known",
+            ),
+            (&[("security.protocol", "SSL"), ("ssl.enabled.protocols", "TLSv1.1")], "TLSv1.1"),
+            (
+                &[
+                    ("security.protocol", "SSL"),
+                    ("ssl.truststore.type", "BKS"),
+                    ("ssl.truststore.location", "x"),
+                ],
+                "BKS",
+            ),
+            (&[("security.protocol", "SSL"), ("ssl.provider", "BC")], "ssl.provider"),
+            (&[("security.protocol", "SSL"), ("ssl.keystore.key", "geheim")], "go together"),
+        ] {
+            let error = read(properties).unwrap_err().to_string();
+            assert!(error.contains(told) && !error.contains("geheim"), "{error}");
+        }
     }
 
     #[test]

@@ -29,40 +29,12 @@ use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::consumer::Room;
+pub(crate) use crate::failure::{Failure, FailureKind};
 use crate::frames::{FrameReader, WriteQueue};
+use crate::sasl::{self, Renewal, RenewalEvent, Session};
+use crate::tls;
 use crate::transport::BoxStream;
-
-/// Why a connection ended, or never began.
-#[derive(Clone, Debug)]
-pub(crate) struct Failure {
-    pub(crate) kind: FailureKind,
-    pub(crate) text: Arc<str>,
-    /// Whether the request it is told for had been written in whole, so that the broker may have acted on it.
-    pub(crate) sent: bool,
-}
-
-/// The kinds of [`Failure`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FailureKind {
-    /// The socket: could not connect, was closed, was reset.
-    Io,
-    /// The peer sent what cannot be right.
-    Peer,
-    /// The peer was silent for too long.
-    Timeout,
-    /// The connection was not used and closed by us, or the client is closing.
-    Closed,
-}
-
-impl Failure {
-    pub(crate) fn new(kind: FailureKind, text: impl Into<Arc<str>>) -> Self {
-        Self { kind, text: text.into(), sent: false }
-    }
-
-    fn for_request(&self, sent: bool) -> Self {
-        Self { sent, ..self.clone() }
-    }
-}
 
 /// Where a connection is in its life. Written by its task only.
 #[derive(Clone, Debug)]
@@ -82,6 +54,8 @@ pub(crate) struct Outgoing {
     pub(crate) frame: Vec<Bytes>,
     /// How long the broker may take from the write on.
     pub(crate) timeout: Duration,
+    /// Where the answer is read into; `None` for a buffer of the connection's.
+    pub(crate) room: Option<Arc<Room>>,
     /// Who waits; `None` for a request that has no answer (acks = 0).
     pub(crate) reply: Option<oneshot::Sender<Result<Bytes, Failure>>>,
 }
@@ -141,6 +115,8 @@ pub(crate) struct Established {
     pub(crate) stream: BoxStream,
     pub(crate) frames: FrameReader,
     pub(crate) versions: BrokerVersions,
+    /// The authentication, if it has to be renewed.
+    pub(crate) session: Option<Session>,
 }
 
 impl Connection {
@@ -282,7 +258,8 @@ async fn run(
         Ok(established) => {
             let since = Instant::now();
             tracing::debug!(broker = %name, "connected");
-            life.send_replace(Life::Ready(Arc::new(established.versions)));
+            let versions = Arc::new(established.versions);
+            life.send_replace(Life::Ready(Arc::clone(&versions)));
             let (reader, writer) = tokio::io::split(established.stream);
             let mut line = Line {
                 reader,
@@ -294,6 +271,10 @@ async fn run(
                 queued: 0,
                 unflushed: false,
                 progress: since,
+                used: since,
+                renewal: established.session.map(|session| Renewal::new(&session, versions)),
+                draining: false,
+                answered: false,
                 in_flight: Arc::clone(&in_flight),
             };
             let failure = line.serve(&limits, &mut inputs).await;
@@ -320,6 +301,7 @@ struct Pending {
     timeout: Duration,
     /// The position in the stream of written bytes after its last byte.
     end: u64,
+    room: Option<Arc<Room>>,
     reply: oneshot::Sender<Result<Bytes, Failure>>,
 }
 
@@ -337,6 +319,14 @@ struct Line {
     unflushed: bool,
     /// When something last moved in either direction.
     progress: Instant,
+    /// When a caller last asked something or got an answer.
+    used: Instant,
+    /// The renewals of the authentication.
+    renewal: Option<Renewal>,
+    /// Whether no more requests are taken, because the authentication is not good for them.
+    draining: bool,
+    /// Whether a caller's request was ever answered.
+    answered: bool,
     in_flight: Arc<AtomicUsize>,
 }
 
@@ -345,6 +335,7 @@ enum Event {
     Read(io::Result<usize>),
     Written(io::Result<usize>),
     Poisoned(Failure),
+    Renewal(RenewalEvent),
     Timer,
 }
 
@@ -360,28 +351,35 @@ impl Line {
                 let _ = tokio::time::timeout(GOODBYE, self.writer.shutdown()).await;
                 return Failure::new(FailureKind::Closed, "the connection is not used any more");
             }
+            if self.draining && self.pending.is_empty() && self.queue.is_empty() {
+                return Failure::new(FailureKind::Closed, "the authentication's time was up");
+            }
             let deadline = self.deadline(limits);
             if timer.deadline() != deadline {
                 timer.as_mut().reset(deadline);
             }
-            let room = self.pending.len() < limits.max_in_flight && self.queue.pieces() < MAX_QUEUED_PIECES;
+            let room = self.has_room(limits);
             let writing = self.unflushed || !self.queue.is_empty();
+            let owned = self.pending.front().is_some_and(|pending| pending.room.is_some());
+            // In a fixed order, so that a simulation repeats. Nothing is held up for long: what is to be written is bounded by what is
+            // taken in, that by the answers which are missing, and those by what is read.
             let event = tokio::select! {
-                request = inputs.requests.recv(), if open && room => Event::Request(request),
-                read = self.frames.fill(&mut self.reader) => Event::Read(read),
-                written = write_step(&mut self.writer, &mut self.queue), if writing => Event::Written(written),
+                biased;
                 poisoned = inputs.poisoned.recv(), if poison_open => match poisoned {
                     Some(failure) => Event::Poisoned(failure),
                     None => { poison_open = false; continue }
                 },
+                event = renew(&mut self.renewal), if !self.draining => Event::Renewal(event),
                 () = &mut timer => Event::Timer,
+                written = write_step(&mut self.writer, &mut self.queue), if writing => Event::Written(written),
+                request = inputs.requests.recv(), if open && room => Event::Request(request),
+                read = self.frames.fill(&mut self.reader, owned) => Event::Read(read),
             };
             let step = match event {
                 Event::Request(Some(request)) => {
                     self.take(request);
                     // What else is waiting goes out with the same write.
-                    while self.pending.len() < limits.max_in_flight && self.queue.pieces() < MAX_QUEUED_PIECES
-                    {
+                    while self.has_room(limits) {
                         let Ok(request) = inputs.requests.try_recv() else { break };
                         self.take(request);
                     }
@@ -394,12 +392,36 @@ impl Line {
                 Event::Read(read) => self.handle_read(read),
                 Event::Written(written) => self.handle_written(written),
                 Event::Poisoned(failure) => Err(failure),
+                Event::Renewal(event) => self.handle_renewal(event),
                 Event::Timer => self.handle_timer(limits),
             };
             if let Err(failure) = step {
                 return failure;
             }
         }
+    }
+
+    /// Whether another request may be taken.
+    fn has_room(&self, limits: &Limits) -> bool {
+        let holds = self.renewal.as_ref().is_some_and(Renewal::holds);
+        !holds
+            && !self.draining
+            && self.pending.len() < limits.max_in_flight
+            && self.queue.pieces() < MAX_QUEUED_PIECES
+    }
+
+    fn handle_renewal(&mut self, event: RenewalEvent) -> Result<(), Failure> {
+        match event {
+            RenewalEvent::Ask(request) => {
+                let used = self.used;
+                self.take(request);
+                self.used = used;
+            }
+            RenewalEvent::Renewed => tracing::debug!("authenticated anew"),
+            RenewalEvent::Expired => self.draining = true,
+            RenewalEvent::Failed(failure) => return Err(failure),
+        }
+        Ok(())
     }
 
     /// The next moment at which waiting is over.
@@ -409,7 +431,7 @@ impl Line {
         match (answer, write) {
             (Some(answer), Some(write)) => answer.min(write),
             (Some(one), None) | (None, Some(one)) => one,
-            (None, None) => self.progress + limits.idle,
+            (None, None) => self.used + limits.idle,
         }
     }
 
@@ -420,6 +442,7 @@ impl Line {
             return;
         }
         let now = Instant::now();
+        self.used = now;
         if self.queue.is_empty() {
             self.progress = now;
         }
@@ -433,6 +456,7 @@ impl Line {
                 deadline: now + request.timeout,
                 timeout: request.timeout,
                 end: self.queued,
+                room: request.room,
                 reply,
             }),
             None => {
@@ -444,7 +468,9 @@ impl Line {
     fn handle_read(&mut self, read: io::Result<usize>) -> Result<(), Failure> {
         match read {
             Ok(0) => {
-                let text = if self.frames.is_between_frames() {
+                let text = if !self.answered && self.renewal.is_none() && !self.pending.is_empty() {
+                    "the broker closed the connection at the first request (a listener that wants SASL does so)"
+                } else if self.frames.is_between_frames() {
                     "the broker closed the connection"
                 } else {
                     "the broker closed the connection in the middle of an answer"
@@ -452,10 +478,11 @@ impl Line {
                 return Err(Failure::new(FailureKind::Io, text));
             }
             Ok(_) => self.progress = Instant::now(),
-            Err(error) => return Err(Failure::new(FailureKind::Io, format!("reading failed: {error}"))),
+            Err(error) => return Err(cut_off("reading", &error)),
         }
         loop {
-            let frame = match self.frames.take() {
+            let room = self.pending.front().and_then(|pending| pending.room.as_ref());
+            let frame = match self.frames.take(room) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(()),
                 Err(error) => {
@@ -481,6 +508,10 @@ impl Line {
             }
         }
         if let Some(pending) = self.pending.pop_front() {
+            if id != sasl::CORRELATION {
+                self.used = Instant::now();
+                self.answered = true;
+            }
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             let _ = pending.reply.send(Ok(frame));
         }
@@ -500,7 +531,7 @@ impl Line {
                 self.progress = Instant::now();
                 Ok(())
             }
-            Err(error) => Err(Failure::new(FailureKind::Io, format!("writing failed: {error}"))),
+            Err(error) => Err(cut_off("writing", &error)),
         }
     }
 
@@ -525,6 +556,19 @@ impl Line {
             let sent = self.written >= pending.end;
             let _ = pending.reply.send(Err(failure.for_request(sent)));
         }
+    }
+}
+
+/// What the socket said, or TLS on it.
+fn cut_off(doing: &str, error: &io::Error) -> Failure {
+    tls::explain(error).unwrap_or_else(|| Failure::new(FailureKind::Io, format!("{doing} failed: {error}")))
+}
+
+/// What the renewal wants; nothing, if there is none.
+async fn renew(renewal: &mut Option<Renewal>) -> RenewalEvent {
+    match renewal {
+        Some(renewal) => renewal.next().await,
+        None => std::future::pending().await,
     }
 }
 

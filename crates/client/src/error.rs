@@ -23,7 +23,8 @@ pub enum ErrorKind {
     Peer,
     /// The connection could not be made or was lost.
     Io,
-    /// Who we are was refused.
+    /// Who we are was refused, or who the broker is could not be verified: SASL, certificates, or a listener of another
+    /// security protocol.
     Auth,
     /// Nothing happened for too long.
     Timeout,
@@ -121,7 +122,12 @@ impl Error {
     /// Names the API, such as "Fetch". The first name stays.
     #[must_use]
     pub fn with_api(mut self, api: &'static str) -> Self {
-        self.0.api.get_or_insert(api);
+        let api = *self.0.api.get_or_insert(api);
+        if let ErrorKind::Broker(code) = self.0.kind
+            && let Some((operation, resource)) = denied(code, api)
+        {
+            self.0.remedy = Some(Cow::Owned(format!("grant this principal {operation} on the {resource}")));
+        }
         self
     }
 
@@ -255,6 +261,38 @@ impl Error {
             _ => false,
         }
     }
+}
+
+/// The operation that a principal lacks when a broker denies a request, and what on. From the protocol page and
+/// Kafka's `KafkaApis`; where one request needs several operations on a resource, the code alone does not tell which.
+fn denied(code: ErrorCode, api: &str) -> Option<(&'static str, &'static str)> {
+    Some(match (code, api) {
+        (ErrorCode::TOPIC_AUTHORIZATION_FAILED, "Produce" | "AddPartitionsToTxn") => ("WRITE", "topic"),
+        (ErrorCode::TOPIC_AUTHORIZATION_FAILED, "Fetch" | "OffsetCommit" | "TxnOffsetCommit") => {
+            ("READ", "topic")
+        }
+        (
+            ErrorCode::TOPIC_AUTHORIZATION_FAILED,
+            "Metadata" | "ListOffsets" | "OffsetFetch" | "OffsetForLeaderEpoch",
+        ) => ("DESCRIBE", "topic"),
+        (ErrorCode::TOPIC_AUTHORIZATION_FAILED, "CreateTopics") => ("CREATE", "topic, or on the cluster"),
+        (ErrorCode::TOPIC_AUTHORIZATION_FAILED, "DeleteTopics") => ("DELETE", "topic"),
+        (ErrorCode::TOPIC_AUTHORIZATION_FAILED, "CreatePartitions") => ("ALTER", "topic"),
+        (ErrorCode::TOPIC_AUTHORIZATION_FAILED, "DescribeProducers") => ("READ", "topic"),
+        (ErrorCode::TOPIC_AUTHORIZATION_FAILED, "DescribeConfigs") => ("DESCRIBE_CONFIGS", "topic"),
+        (ErrorCode::GROUP_AUTHORIZATION_FAILED, "OffsetFetch" | "FindCoordinator" | "DescribeGroups") => {
+            ("DESCRIBE", "group")
+        }
+        (ErrorCode::GROUP_AUTHORIZATION_FAILED, "DeleteGroups") => ("DELETE", "group"),
+        (ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "FindCoordinator" | "DescribeTransactions") => {
+            ("DESCRIBE", "transactional id")
+        }
+        (ErrorCode::CLUSTER_AUTHORIZATION_FAILED, "InitProducerId") => {
+            ("IDEMPOTENT_WRITE on the cluster, or WRITE", "topic")
+        }
+        (ErrorCode::CLUSTER_AUTHORIZATION_FAILED, "WriteTxnMarkers") => ("CLUSTER_ACTION", "cluster"),
+        _ => return None,
+    })
 }
 
 /// What a user can do about a code that waiting does not cure.

@@ -2,10 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use milena_protocol::{Result, frame};
 use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::consumer::Room;
 
 /// Room for small answers, many to a read.
 const SMALL: usize = 64 * 1024;
@@ -28,7 +31,21 @@ pub(crate) struct FrameReader {
 struct Large {
     bytes: Vec<u8>,
     length: usize,
+    /// Whose memory it is in; `None` for its own.
+    room: Option<Arc<Room>>,
 }
+
+impl Large {
+    fn freeze(self) -> Bytes {
+        match self.room {
+            Some(room) => room.frame(self.bytes),
+            None => Bytes::from(self.bytes),
+        }
+    }
+}
+
+/// How much is read at most before a frame that goes into a memory of its own: what is read with its beginning has to be moved.
+const HEAD: usize = 4096;
 
 impl FrameReader {
     /// A reader that refuses frames above `max` bytes.
@@ -41,11 +58,16 @@ impl FrameReader {
         self.small.is_empty() && self.large.is_none()
     }
 
-    /// Reads once. 0 is the end of the stream.
+    /// Reads once. 0 is the end of the stream. `owned`: the next frame goes into a memory of its own, so that little is read before
+    /// its length is known.
     ///
     /// # Cancellation
     /// Safe: either bytes were read and kept, or none were.
-    pub(crate) async fn fill(&mut self, reader: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
+    pub(crate) async fn fill(
+        &mut self,
+        reader: &mut (impl AsyncRead + Unpin),
+        owned: bool,
+    ) -> io::Result<usize> {
         match &mut self.large {
             Some(large) => {
                 let missing = large.length - large.bytes.len();
@@ -58,19 +80,25 @@ impl FrameReader {
                 if self.small.capacity() - self.small.len() < SMALL / 8 {
                     self.small.reserve(SMALL);
                 }
+                if owned {
+                    return reader.read_buf(&mut (&mut self.small).limit(HEAD)).await;
+                }
                 reader.read_buf(&mut self.small).await
             }
         }
     }
 
-    /// The next complete frame without its length.
-    pub(crate) fn take(&mut self) -> Result<Option<Bytes>> {
+    /// The next complete frame without its length; it goes into the room, if there is one.
+    pub(crate) fn take(&mut self, room: Option<&Arc<Room>>) -> Result<Option<Bytes>> {
         if let Some(large) = self.large.take() {
             if large.bytes.len() < large.length {
                 self.large = Some(large);
                 return Ok(None);
             }
-            return Ok(Some(Bytes::from(large.bytes)));
+            return Ok(Some(large.freeze()));
+        }
+        if let Some(room) = room {
+            return self.take_into(room);
         }
         if let Some(frame) = frame::split(&mut self.small, self.max)? {
             return Ok(Some(frame));
@@ -81,8 +109,22 @@ impl FrameReader {
             let mut bytes = Vec::with_capacity(length.min(FIRST_LARGE.max(self.small.len())));
             bytes.extend_from_slice(self.small.get(frame::PREFIX..).unwrap_or_default());
             self.small.clear();
-            self.large = Some(Large { bytes, length });
+            self.large = Some(Large { bytes, length, room: None });
         }
+        Ok(None)
+    }
+
+    fn take_into(&mut self, room: &Arc<Room>) -> Result<Option<Bytes>> {
+        let Some(length) = frame::announced(&self.small, self.max)? else { return Ok(None) };
+        self.small.advance(frame::PREFIX);
+        let here = self.small.split_to(length.min(self.small.len()));
+        let mut bytes = room.buffer(length);
+        bytes.extend_from_slice(&here);
+        let large = Large { bytes, length, room: Some(Arc::clone(room)) };
+        if large.bytes.len() == length {
+            return Ok(Some(large.freeze()));
+        }
+        self.large = Some(large);
         Ok(None)
     }
 }
@@ -149,21 +191,22 @@ impl Buf for WriteQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::consumer::Memory;
     use proptest::prelude::*;
 
     fn framed(body: &[u8]) -> Vec<u8> {
         [&(body.len() as i32).to_be_bytes(), body].concat()
     }
 
-    fn read_all(stream: &[u8], step: usize, max: usize) -> (Vec<Bytes>, bool) {
+    fn read_all(stream: &[u8], step: usize, max: usize, room: Option<&Arc<Room>>) -> (Vec<Bytes>, bool) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let mut reader = FrameReader::new(max);
             let mut frames = Vec::new();
             for mut piece in stream.chunks(step) {
                 while !piece.is_empty() {
-                    reader.fill(&mut piece).await.unwrap();
-                    while let Some(frame) = reader.take().unwrap() {
+                    reader.fill(&mut piece, room.is_some()).await.unwrap();
+                    while let Some(frame) = reader.take(room).unwrap() {
                         frames.push(frame);
                     }
                 }
@@ -182,10 +225,16 @@ mod tests {
             let bodies: Vec<Vec<u8>> =
                 sizes.iter().enumerate().map(|(at, &size)| vec![at as u8 + 1; size]).collect();
             let stream: Vec<u8> = bodies.iter().flat_map(|body| framed(body)).collect();
-            let (frames, between) = read_all(&stream, step.max(stream.len() / 2000), 1 << 20);
-            prop_assert!(between);
-            prop_assert_eq!(frames.len(), bodies.len());
-            prop_assert!(frames.iter().zip(&bodies).all(|(frame, body)| frame == body));
+            let memory = Memory::new(1 << 20, 1 << 20);
+            let room = memory.reserve(1 << 20);
+            for room in [None, room.as_ref()] {
+                let (frames, between) = read_all(&stream, step.max(stream.len() / 2000), 1 << 20, room);
+                prop_assert!(between);
+                prop_assert_eq!(frames.len(), bodies.len());
+                prop_assert!(frames.iter().zip(&bodies).all(|(frame, body)| frame == body));
+            }
+            drop(room);
+            prop_assert_eq!(memory.held(), 0);
         }
 
         #[test]
@@ -215,7 +264,7 @@ mod tests {
         let mut reader = FrameReader::new(100 << 20);
         reader.small.extend_from_slice(&(90i32 << 20).to_be_bytes());
         reader.small.extend_from_slice(b"little");
-        assert!(reader.take().unwrap().is_none());
+        assert!(reader.take(None).unwrap().is_none());
         let large = reader.large.as_ref().unwrap();
         assert!(large.bytes.capacity() <= 2 * FIRST_LARGE, "{}", large.bytes.capacity());
     }
@@ -224,6 +273,6 @@ mod tests {
     fn a_frame_above_the_limit_is_refused() {
         let mut reader = FrameReader::new(1000);
         reader.small.extend_from_slice(&1001i32.to_be_bytes());
-        assert!(reader.take().is_err());
+        assert!(reader.take(None).is_err());
     }
 }

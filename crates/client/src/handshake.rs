@@ -28,9 +28,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout_at};
 
 use crate::connection::{Established, Failure, FailureKind};
+use crate::error::Error;
 use crate::frames::FrameReader;
 use crate::generation::{Generation, Known};
-use crate::transport::{BoxStream, Dial};
+use crate::sasl::{self, Authenticator, Session, Wire};
+use crate::tls;
+use crate::transport::{BoxFuture, BoxStream, Dial};
 
 /// What the handshake is told.
 #[derive(Clone, Debug)]
@@ -48,6 +51,15 @@ pub(crate) struct Handshake {
     pub(crate) pinned: Option<BrokerVersions>,
     /// What to assume of a broker that does not know ApiVersions; `None` judges by how it fails.
     pub(crate) fallback: Option<BrokerVersions>,
+    /// Who we are, where the broker asks.
+    pub(crate) authenticator: Option<Arc<Authenticator>>,
+    /// Whether `dialer` runs TLS.
+    pub(crate) tls: bool,
+    /// The dialer without TLS.
+    pub(crate) below: Arc<dyn Dial>,
+    /// How long the broker may take to answer a re-authentication.
+    pub(crate) request_timeout: Duration,
+    pub(crate) seed: u64,
 }
 
 /// The correlation id of handshakes; those of calls are positive.
@@ -66,7 +78,7 @@ struct Socket {
 
 impl Socket {
     fn established(self, versions: BrokerVersions) -> Established {
-        Established { stream: self.stream, frames: self.frames, versions }
+        Established { stream: self.stream, frames: self.frames, versions, session: None }
     }
 }
 
@@ -78,12 +90,84 @@ enum Asked {
 }
 
 impl Handshake {
-    /// Connects and shakes hands, within `connect_timeout`.
+    /// Connects, shakes hands and authenticates, within `connect_timeout`.
     ///
     /// # Cancellation
     /// The socket is closed.
     pub(crate) async fn establish(self) -> Result<Established, Failure> {
         let deadline = Instant::now() + self.connect_timeout;
+        let established = match self.introduce(deadline).await {
+            Ok(established) => established,
+            Err(failure) => return Err(self.diagnosed(failure).await),
+        };
+        let Some(authenticator) = &self.authenticator else { return Ok(established) };
+        let name = authenticator.credentials.mechanism();
+        match timeout_at(deadline, self.authenticated(established, authenticator, deadline)).await {
+            Ok(authenticated) => authenticated,
+            Err(_) => {
+                let text =
+                    format!("the authentication by {name} took longer than {:?}", self.connect_timeout);
+                Err(Failure::new(FailureKind::Timeout, text))
+            }
+        }
+    }
+
+    /// The connection, authenticated.
+    async fn authenticated(
+        &self,
+        established: Established,
+        authenticator: &Arc<Authenticator>,
+        deadline: Instant,
+    ) -> Result<Established, Failure> {
+        let Established { stream, frames, versions, .. } = established;
+        let mut socket = Socket { stream, frames };
+        let mut outcome = authenticator.authenticate(&mut socket, &versions).await;
+        // Brokers before 1.0 cannot say that they refuse; one that is going down is not there any more for a second time.
+        if matches!(&outcome, Err(failure) if failure.kind == FailureKind::Io)
+            && versions.range(SASL_AUTHENTICATE).is_none()
+        {
+            socket = self.dial(deadline).await?;
+            outcome =
+                authenticator.authenticate(&mut socket, &versions).await.map_err(|failure| {
+                    match failure.kind {
+                        FailureKind::Io => sasl::refused_by_closing(authenticator.credentials.mechanism()),
+                        _ => failure,
+                    }
+                });
+        }
+        let session = outcome?.map(|lifetime| Session {
+            authenticator: Arc::clone(authenticator),
+            lifetime,
+            timeout: self.request_timeout,
+            seed: self.seed,
+        });
+        Ok(Established { stream: socket.stream, frames: socket.frames, versions, session })
+    }
+
+    /// A failure of a first contact, after a look at whether the port speaks another security protocol.
+    async fn diagnosed(&self, failure: Failure) -> Failure {
+        let first = matches!(self.generation.known(), Known::Nothing);
+        let unclear = matches!(failure.kind, FailureKind::Io | FailureKind::Peer | FailureKind::Timeout);
+        if !first || !unclear {
+            return failure;
+        }
+        if self.tls && tls::speaks_plaintext_kafka(&*self.below, &self.host, self.port).await {
+            let text = "TLS was tried on a port that speaks plaintext Kafka";
+            return Failure::new(FailureKind::Auth, text).with_remedy(
+                "use the broker's TLS listener, or set security.protocol to PLAINTEXT or SASL_PLAINTEXT",
+            );
+        }
+        if !self.tls && tls::speaks_tls(&*self.below, &self.host, self.port).await {
+            let text = "plaintext was tried on a port that speaks TLS";
+            return Failure::new(FailureKind::Auth, text).with_remedy(
+                "use the broker's plaintext listener, or set security.protocol to SSL or SASL_SSL",
+            );
+        }
+        failure
+    }
+
+    /// Connects and finds out what the broker speaks.
+    async fn introduce(&self, deadline: Instant) -> Result<Established, Failure> {
         if let Some(versions) = &self.pinned {
             return self.unasked(versions.clone(), deadline).await;
         }
@@ -137,7 +221,8 @@ impl Handshake {
     /// A broker whose versions the user gave. One that is said to be too old for ApiVersions has to answer the legacy
     /// request; a newer one may not know it any more.
     async fn unasked(&self, versions: BrokerVersions, deadline: Instant) -> Result<Established, Failure> {
-        if versions.range(API_VERSIONS).is_none() {
+        // A listener with SASL takes nothing before the authentication.
+        if versions.range(API_VERSIONS).is_none() && self.authenticator.is_none() {
             let socket = self.dial(deadline).await?;
             let socket = self.verified(socket, deadline).await.map_err(|failure| {
                 let text = format!("{}; broker_version says that it is an old one", failure.text);
@@ -223,7 +308,7 @@ impl Handshake {
     async fn dial(&self, deadline: Instant) -> Result<Socket, Failure> {
         match timeout_at(deadline, self.dialer.dial(&self.host, self.port)).await {
             Ok(Ok(stream)) => Ok(Socket { stream, frames: FrameReader::new(self.max_frame) }),
-            Ok(Err(error)) => Err(Failure::new(FailureKind::Io, format!("cannot connect: {error}"))),
+            Ok(Err(error)) => Err(undialed(&error)),
             Err(_) => {
                 let text = format!("could not connect within {:?}", self.connect_timeout);
                 Err(Failure::new(FailureKind::Timeout, text))
@@ -267,7 +352,7 @@ impl Handshake {
         let answer = match timeout_at(until, exchange(&mut socket, &question, &heard)).await {
             Ok(answer) => answer?,
             Err(_) => {
-                let text = "no answer to ListOffsets v0: is this a Kafka broker's plaintext port?";
+                let text = "no answer to ListOffsets v0: is this a Kafka broker, and does the port speak the security protocol that is set?";
                 return Err(Failure::new(FailureKind::Timeout, text));
             }
         };
@@ -279,6 +364,7 @@ impl Handshake {
 }
 
 const API_VERSIONS: i16 = 18;
+const SASL_AUTHENTICATE: i16 = 36;
 
 /// ListOffsets v0 (the protocol guide's "Offset API") for no partition, as a frame.
 fn legacy_question(client_id: &str) -> BytesMut {
@@ -303,19 +389,62 @@ fn is_legacy_answer(mut frame: Bytes) -> bool {
     frame.len() == 8 && frame.get_i32() == CORRELATION && frame.get_i32() == 0
 }
 
+/// Why there is no connection.
+fn undialed(error: &std::io::Error) -> Failure {
+    if let Some(failure) = tls::explain(error) {
+        return failure;
+    }
+    if let Some(own) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        // Settings or files that cannot be used.
+        let failure = Failure::new(FailureKind::Auth, own.message().to_owned());
+        return match own.remedy() {
+            Some(remedy) => failure.with_remedy(remedy),
+            None => failure,
+        };
+    }
+    Failure::new(FailureKind::Io, format!("cannot connect: {error}"))
+}
+
+impl Wire for Socket {
+    fn ask<'a>(&'a mut self, frame: Bytes) -> BoxFuture<'a, Result<Bytes, Failure>> {
+        Box::pin(async move {
+            let heard = AtomicBool::new(false);
+            exchange(self, &frame, &heard).await.map_err(|failure| match failure.kind {
+                FailureKind::Io => Failure { text: Arc::from(CUT_OFF), ..failure },
+                _ => failure,
+            })
+        })
+    }
+
+    fn tell<'a>(&'a mut self, frame: Bytes) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let written = async {
+                self.stream.write_all(&frame).await?;
+                self.stream.flush().await
+            };
+            written.await.map_err(|_| Failure::new(FailureKind::Io, CUT_OFF))
+        })
+    }
+}
+
+const CUT_OFF: &str = "the broker closed the connection in the authentication";
+
 /// Writes a question and waits for one frame.
 async fn exchange(socket: &mut Socket, question: &[u8], heard: &AtomicBool) -> Result<Bytes, Failure> {
-    let io = |error: std::io::Error| Failure::new(FailureKind::Io, format!("the handshake failed: {error}"));
+    let io = |error: std::io::Error| {
+        let unknown = || Failure::new(FailureKind::Io, format!("the handshake failed: {error}"));
+        tls::explain(&error).unwrap_or_else(unknown)
+    };
     socket.stream.write_all(question).await.map_err(io)?;
     socket.stream.flush().await.map_err(io)?;
     loop {
         if let Some(frame) =
-            socket.frames.take().map_err(|error| peer(format!("no Kafka answer: {error}")))?
+            socket.frames.take(None).map_err(|error| peer(format!("no Kafka answer: {error}")))?
         {
             return Ok(frame);
         }
-        if socket.frames.fill(&mut socket.stream).await.map_err(io)? == 0 {
-            let text = "the broker closed the connection in the handshake: is this its plaintext port?";
+        if socket.frames.fill(&mut socket.stream, false).await.map_err(io)? == 0 {
+            let text = "the broker closed the connection in the handshake: does this port speak the security protocol that is set?";
             return Err(Failure::new(FailureKind::Io, text));
         }
         heard.store(true, Ordering::Relaxed);
@@ -327,7 +456,7 @@ fn silence(heard: &AtomicBool) -> Failure {
     let text = if heard.load(Ordering::Relaxed) {
         "the answer to ApiVersions came in part only"
     } else {
-        "no answer to ApiVersions: is this a Kafka broker's plaintext port?"
+        "no answer to ApiVersions: is this a Kafka broker, and does the port speak the security protocol that is set?"
     };
     Failure::new(FailureKind::Timeout, text)
 }

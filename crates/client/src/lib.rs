@@ -28,8 +28,10 @@ mod call;
 mod client;
 mod config;
 mod connection;
+mod consumer;
 mod coordinator;
 mod error;
+mod failure;
 mod fetcher;
 mod frames;
 mod generation;
@@ -38,6 +40,9 @@ mod handshake;
 mod metadata;
 mod pool;
 mod producer;
+pub mod sasl;
+pub mod security;
+pub mod tls;
 mod transaction;
 mod transactions;
 pub mod transport;
@@ -59,14 +64,21 @@ pub use admin::{
 pub use call::{Answer, CallOptions, CoordinatorKind, Target};
 pub use client::Client;
 pub use config::ClientConfig;
+pub use consumer::{
+    CommitTicket, Consumer, ConsumerConfig, ConsumerMetrics, ConsumerRecord, OffsetReset, OnDataLoss,
+    PartitionIter, PartitionRecords, RecordRef, RecordStream,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use fetcher::{FetchFrom, FetchOptions, Fetched, Fetcher, ListedOffset, OffsetSpec, VisibleBatches};
 pub use group::{CommittedOffset, Group, GroupMetadata};
+pub use milena_core::fetch::{
+    CursorView as PartitionState, Position, Reason as StatusReason, Start, Status as PartitionStatus,
+};
 pub use milena_core::transaction::State as ProducerState;
 pub use pool::Purpose;
 pub use producer::{
     Acks, Idempotence, Partitioner, Partitioning, Producer, ProducerConfig, ProducerMetrics, ProducerRecord,
-    RecordMetadata, Ticket,
+    RecordMetadata, Ticket, Tickets,
 };
 pub use transaction::{TransactionConfig, TransactionalProducer};
 pub use transactions::{

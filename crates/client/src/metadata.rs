@@ -100,6 +100,11 @@ impl Metadata {
         Arc::clone(&self.snapshot.borrow())
     }
 
+    /// Tells each new snapshot.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Cluster>> {
+        self.snapshot.subscribe()
+    }
+
     /// Asks now and waits.
     ///
     /// # Cancellation
@@ -124,6 +129,7 @@ impl MetadataTask {
         let mut last = Instant::now();
         loop {
             let first = tokio::select! {
+                biased;
                 ask = self.asks.recv() => match ask {
                     Some(ask) => ask,
                     None => return,
@@ -176,7 +182,7 @@ async fn refresh(client: &Client, want: &Want) -> Result<Arc<Cluster>> {
     let mut next_start = Instant::now();
     loop {
         tokio::select! {
-            biased;
+           biased;
             Some(asked) = running.next(), if !running.is_empty() => match asked {
                 Ok(said) => return Ok(publish(client, &said)),
                 Err(error) => {
@@ -198,7 +204,10 @@ async fn refresh(client: &Client, want: &Want) -> Result<Arc<Cluster>> {
 }
 
 fn no_answer(failures: Vec<Error>) -> Error {
+    // Who is refused by one broker need not wait for the others.
+    let refused = failures.iter().find(|failure| failure.kind() == ErrorKind::Auth);
     let kind = match failures.first().map(Error::kind) {
+        _ if refused.is_some() => ErrorKind::Auth,
         Some(kind) if failures.iter().all(|failure| failure.kind() == kind) => kind,
         _ => ErrorKind::Io,
     };
@@ -206,9 +215,12 @@ fn no_answer(failures: Vec<Error>) -> Error {
         .iter()
         .map(|failure| format!("{}: {}", failure.broker().unwrap_or("a broker"), failure.message()))
         .collect();
-    Error::new(kind, format!("no broker answered: {}", reasons.join("; "))).with_api("Metadata").with_remedy(
-        "check the addresses, that a broker runs there, and that its plaintext port is reachable from here",
-    )
+    let remedy = refused
+        .and_then(Error::remedy)
+        .unwrap_or("check the addresses, that a broker runs there, and that its port is reachable from here");
+    Error::new(kind, format!("no broker answered: {}", reasons.join("; ")))
+        .with_api("Metadata")
+        .with_remedy(remedy.to_owned())
 }
 
 /// What a broker said.

@@ -18,6 +18,7 @@ use crate::connection::{Claim, Connection, Life, Limits};
 use crate::error::{Error, Result};
 use crate::generation::Generations;
 use crate::handshake::Handshake;
+use crate::sasl::{Authenticator, Peer};
 use crate::transport::Dial;
 
 /// What a connection is used for.
@@ -144,6 +145,17 @@ impl Pool {
             generation: self.generations.of(endpoint),
             pinned: self.config.pinned_versions(),
             fallback: self.config.fallback_versions(),
+            authenticator: self.config.sasl.as_ref().map(|credentials| {
+                Arc::new(Authenticator {
+                    credentials: Arc::clone(credentials),
+                    peer: Peer { host: Arc::clone(&endpoint.host), port: endpoint.port },
+                    client_id: Arc::clone(&self.client_id),
+                })
+            }),
+            tls: self.config.tls.is_some(),
+            below: self.config.plain_dialer(),
+            request_timeout: self.config.request_timeout,
+            seed: self.seed.fetch_add(1, Ordering::Relaxed),
         };
         let limits = Limits {
             max_in_flight: self.config.max_in_flight,

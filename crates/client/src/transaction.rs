@@ -15,7 +15,7 @@ use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::{CommittedOffset, GroupMetadata};
 use crate::producer::engine::Engine;
-use crate::producer::{self, ProducerConfig, ProducerMetrics, ProducerRecord, Ticket};
+use crate::producer::{self, ProducerConfig, ProducerMetrics, ProducerRecord, Ticket, Tickets};
 use crate::transactions::{EndTxnAnswer, PreparedTransaction, TransactionVersion};
 
 pub(crate) use link::{FENCED, Link};
@@ -199,6 +199,17 @@ impl TransactionalProducer {
     /// Dropped before it returns, the record was not taken.
     pub async fn send(&self, record: ProducerRecord<'_>) -> Result<Ticket> {
         producer::send(&self.engine, record).await
+    }
+
+    /// Takes records in their order into the transaction. As [`Producer::send_all`](crate::Producer::send_all).
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), of the first record that was not taken.
+    ///
+    /// # Cancellation
+    /// The records up to some point were taken.
+    pub async fn send_all(&self, records: &[ProducerRecord<'_>]) -> Result<Tickets> {
+        producer::send_all(&self.engine, records).await
     }
 
     /// Takes a record if that is possible at once. As [`Producer::try_send`](crate::Producer::try_send).

@@ -351,7 +351,7 @@ async fn what_closes_or_stays_silent_for_every_request_is_no_old_broker() {
             Some(if silent { Reply::Silence } else { Reply::Close })
         });
         let (error, _) = refused(&fake).await;
-        assert!(error.to_string().contains("plaintext port"), "{error}");
+        assert!(error.to_string().contains("the security protocol that is set"), "{error}");
         assert!(legacy.load(Ordering::SeqCst) > 0);
     }
 }

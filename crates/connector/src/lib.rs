@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 mod error;
+pub mod pipeline;
 pub mod progress;
 pub mod runtime;
 pub mod schema;

@@ -30,6 +30,7 @@ fn slow_copy(stage: &Stage) -> Job {
         .to(stage.sink(Delivery::AtLeastOnce).producer(small_batches()).build().unwrap())
 }
 
+// scenario: 5.3.23
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crashes_and_a_troubled_broker_lose_nothing() {
     let steps =
@@ -56,6 +57,7 @@ async fn crashes_and_a_troubled_broker_lose_nothing() {
 }
 
 /// A checkpoint is not complete while a record before its barrier has failed: the next run produces it again.
+// scenario: 5.3.17, D19
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_record_is_not_passed_over_by_a_checkpoint() {
     for at in 0..2 {

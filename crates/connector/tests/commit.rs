@@ -69,6 +69,7 @@ async fn everywhere(mut case: impl AsyncFnMut(&Stage, bool)) {
     }
 }
 
+// scenario: 5.3.14, 5.6.27
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_is_visible_and_may_be_repeated() {
     everywhere(async |stage, described| {
@@ -82,6 +83,7 @@ async fn a_commit_is_visible_and_may_be_repeated() {
     .await;
 }
 
+// scenario: 5.6.28, 5.8.7
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_requests_and_answers_change_nothing() {
     everywhere(async |stage, described| {
@@ -98,6 +100,7 @@ async fn lost_requests_and_answers_change_nothing() {
     .await;
 }
 
+// scenario: 5.6.28
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_taken_over_is_lost_with_its_place() {
     everywhere(async |stage, described| {
@@ -114,6 +117,7 @@ async fn a_transaction_taken_over_is_lost_with_its_place() {
 }
 
 /// The name went on to another transaction after our commit: "fenced" is no loss.
+// scenario: 5.3.8, D13
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_from_before_the_name_was_used_again_stands() {
     everywhere(async |stage, described| {
@@ -143,6 +147,7 @@ async fn the_outcome_is_found_behind_an_older_open_transaction() {
     .await;
 }
 
+// scenario: 5.8.10, D8
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forgotten_id_is_decided_by_the_log() {
     everywhere(async |stage, described| {
@@ -224,6 +229,7 @@ async fn markers_that_come_late_are_waited_for() {
     }
 }
 
+// scenario: D7
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exhausted_epoch_is_no_loss() {
     let stage = Stage::new(1).await;
@@ -238,6 +244,7 @@ async fn an_exhausted_epoch_is_no_loss() {
     assert_eq!(commit(&stage, &committable).await, COMMITTED);
 }
 
+// scenario: D9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_answers_is_no_outcome() {
     let stage = Stage::new(1).await;

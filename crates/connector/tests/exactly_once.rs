@@ -21,6 +21,7 @@ async fn settled(stage: &Stage) {
     assert!(open.iter().all(|id| !id.starts_with(PREFIX)), "still open: {open:?}");
 }
 
+// scenario: 5.6.4
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bounded_copy_without_crashes() {
     let stage = Stage::new(3).await;
@@ -37,7 +38,7 @@ async fn a_bounded_copy_without_crashes() {
 }
 
 /// One job, killed at each step in turn and resumed each time with another parallelism.
-// scenario: 5.8.11
+// scenario: 5.8.11, 5.3.4
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_at_every_step_loses_and_doubles_nothing() {
     for version in [TransactionVersion::V1, TransactionVersion::V2] {

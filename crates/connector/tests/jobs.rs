@@ -83,6 +83,7 @@ async fn at_least_once_without_a_directory_goes_by_the_group() {
     );
 }
 
+// scenario: 5.3.17, 5.6.20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_async_error_ends_the_job_without_further_input() {
     for delivery in [Delivery::None, Delivery::AtLeastOnce, Delivery::ExactlyOnce] {
@@ -292,7 +293,7 @@ async fn a_full_disk_ends_the_job_and_keeps_the_last_checkpoint() {
     assert!(verdict.is_clean(), "{verdict}");
 }
 
-// scenario: 5.2.13, D10
+// scenario: 5.2.13, D10, 5.3.1
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_a_job_spawned_outlives_it() {
     let stage = Stage::new(2).await;

@@ -30,6 +30,7 @@ async fn prepared(stage: &Stage, dir: &std::path::Path) {
     assert_eq!(stage.open_transactions().await.len(), 2);
 }
 
+// scenario: 5.6.22
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn prepared_transactions_of_another_process_are_committed() {
     for version in [TransactionVersion::V1, TransactionVersion::V2] {
@@ -64,6 +65,7 @@ async fn a_recovery_without_commits_is_noticed() {
     assert_eq!(verdict.lost.len() as u64, RECORDS, "{verdict}");
 }
 
+// scenario: 5.6.21, 5.8.9, D5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leftovers_are_aborted_and_foreign_transactions_are_not() {
     let stage = Stage::new(1).await;
@@ -97,6 +99,7 @@ async fn leftovers_are_aborted_and_foreign_transactions_are_not() {
     }
 }
 
+// scenario: 5.6.30, 5.8.15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leftovers_are_found_by_probing_where_transactions_cannot_be_listed() {
     const LIST_TRANSACTIONS: i16 = 66;
@@ -111,6 +114,7 @@ async fn leftovers_are_found_by_probing_where_transactions_cannot_be_listed() {
     assert!(stage.judge(0..RECORDS).await.is_clean());
 }
 
+// scenario: 5.8.6, D2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_timed_out_is_an_error_with_its_place() {
     for version in [TransactionVersion::V1, TransactionVersion::V2] {
@@ -153,6 +157,7 @@ async fn a_transaction_that_timed_out_is_an_error_with_its_place() {
 }
 
 /// The restored checkpoint's name is in use by a newer, open transaction: that one lingers, the old commit stands.
+// scenario: 5.6.16, D6
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_transaction_under_a_restored_name_is_aborted() {
     let stage = Stage::new(1).await;
@@ -184,6 +189,7 @@ async fn prepared_single(stage: &Stage, dir: &std::path::Path) {
     run(quick_copy(stage), job_config(dir, 1, NEVER), control).await.unwrap_err();
 }
 
+// scenario: 5.3.5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_checkpoint_can_be_restored_and_numbers_go_on() {
     let stage = Stage::new(1).await;
@@ -222,6 +228,7 @@ async fn a_damaged_newest_checkpoint_is_reported_and_the_previous_one_used() {
 }
 
 /// Exactly once before, at least once now: what was promised is still kept, what lingers still cleaned up.
+// scenario: 5.3.11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_to_at_least_once_keeps_old_promises() {
     let stage = Stage::new(2).await;

@@ -341,9 +341,9 @@ async fn a_record_that_is_refused_fails_with_its_place_or_is_skipped_and_counted
             drop(producer.send(ProducerRecord::to(INPUT).value(value)).await.unwrap());
         }
         producer.flush().await.unwrap();
-        let source = lines(&stage).on_record_error(policy).bounded(StopAt::Latest).build().unwrap();
+        let source = lines(&stage).on_record_error(policy.clone()).bounded(StopAt::Latest).build().unwrap();
         let mut source = Source::new(stage, source, 1);
-        match (policy, source.read_on_to_the_end().await) {
+        match (&policy, source.read_on_to_the_end().await) {
             (OnRecordError::Fail, Err(error)) => {
                 assert_eq!((error.kind(), error.offset()), (ErrorKind::Schema, Some(Offset(1))));
                 assert_eq!(error.topic_partition(), Some(&tp(0)));

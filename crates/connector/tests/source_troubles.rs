@@ -226,7 +226,7 @@ async fn a_record_that_is_refused_is_not_passed_over_by_calling_again() {
     });
     for policy in [OnRecordError::Fail, OnRecordError::Skip] {
         let stage = log(2).await;
-        let builder = stage.builder().deserializer(refuse.clone()).on_record_error(policy);
+        let builder = stage.builder().deserializer(refuse.clone()).on_record_error(policy.clone());
         let mut reader = stage.reader_of(builder, vec![split(0, 0, Some(20))]);
         if policy == OnRecordError::Skip {
             let seen = drain(&mut reader).await;

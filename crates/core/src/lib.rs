@@ -4,7 +4,7 @@
 //! time and seeds are arguments, so each decision can be tested and replayed.
 //!
 //! - [`cluster`]: the topology of a cluster as snapshots, merged from metadata answers
-//! - [`fetch`]: what of a fetched partition may be shown (control batches, aborted transactions)
+//! - [`fetch`]: cursors and fetch sessions: what the next Fetch asks, what its answer means, what of it may be shown
 //! - [`partition`]: which partition a record goes to
 //! - [`produce`]: batches of a partition, sequences, what answers mean, one lane a broker
 //! - [`retry`]: exponential back-off with jitter

@@ -1,9 +1,9 @@
 //! Which partition a record goes to.
 //!
 //! A record with a key goes where Kafka's Java client would send it (murmur2), so that producers of both kinds can share
-//! a topic. Records without a key stick to one partition until its batch is closed, which makes full batches (KIP-480).
+//! a topic. Records without a key stick to one partition for a batch, which makes full batches (KIP-480, KIP-794).
 
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use milena_protocol::types::PartitionId;
 
@@ -44,52 +44,133 @@ pub fn keyed(key: &[u8], partitions: u32) -> Option<PartitionId> {
     positive.checked_rem(partitions).map(|partition| PartitionId(partition as i32))
 }
 
-/// The sticky choice for records without a key (KIP-480): one partition at a time, another when its batch is closed.
+/// What is known of a partition when one is drawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// It has a leader.
+    pub led: bool,
+    /// Its leader is in the client's rack, or the client's rack does not count.
+    pub near: bool,
+    /// How many of its batches are not acknowledged yet.
+    pub waiting: u32,
+}
+
+/// The sticky choice for records without a key: one partition at a time gets a batch's worth of bytes, then another one is drawn.
 ///
-/// Shared between threads: two that race may fill two partitions for a moment, which harms nothing.
+/// Two partitions are drawn at random and the one with fewer batches waiting is taken, so that a slow broker gets fewer records; that is
+/// the aim of KIP-794, at a cost that does not grow with the number of partitions. Partitions that are led in the client's rack go before
+/// others (KIP-1123), those without a leader come last.
+///
+/// Shared between threads, of which each should have a stripe of its own: then they fill different partitions and do not wait for each
+/// other. Two that race on a stripe may fill two partitions for a moment, which harms nothing.
 #[derive(Debug)]
 pub struct Sticky {
-    current: AtomicI32,
+    stripes: [Stripe; STRIPES],
     draws: AtomicU64,
     seed: u64,
+    /// A partition that got so many bytes is full.
+    most: usize,
+    /// It may be left with so many when its batch is closed.
+    least: usize,
+}
+
+/// How many threads can have a partition of their own.
+const STRIPES: usize = 8;
+
+/// What one thread fills, on a cache line of its own.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Stripe {
+    current: AtomicI32,
+    filled: AtomicUsize,
 }
 
 impl Sticky {
-    /// A choice that is random by `seed`.
+    /// A choice that is random by `seed`, of a producer whose batches grow to `batch_size` bytes.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
-        Self { current: AtomicI32::new(NONE), draws: AtomicU64::new(0), seed }
+    pub fn new(seed: u64, batch_size: usize) -> Self {
+        let stripe = |_| Stripe { current: AtomicI32::new(NONE), filled: AtomicUsize::new(0) };
+        Self {
+            stripes: std::array::from_fn(stripe),
+            draws: AtomicU64::new(0),
+            seed,
+            most: batch_size,
+            least: batch_size.min(KAFKA_BATCH),
+        }
     }
 
-    /// The partition that is filled now, among `partitions`. A new one is drawn from those that are `usable` (have a
-    /// leader), from all if none is. `None` for no partitions.
-    pub fn partition(&self, partitions: u32, usable: impl Fn(PartitionId) -> bool) -> Option<PartitionId> {
-        let current = self.current.load(Ordering::Relaxed);
-        if current >= 0 && (current as u32) < partitions {
+    /// The partition that is filled now by the threads of this stripe, among `partitions`, for a record of `bytes` bytes. `None` for no
+    /// partitions.
+    #[inline]
+    pub fn partition(
+        &self,
+        stripe: usize,
+        partitions: u32,
+        bytes: usize,
+        standing: impl Fn(PartitionId) -> Standing,
+    ) -> Option<PartitionId> {
+        let stripe = self.stripes.get(stripe % STRIPES)?;
+        let current = stripe.current.load(Ordering::Relaxed);
+        let filled = stripe.filled.load(Ordering::Relaxed);
+        if current >= 0 && (current as u32) < partitions && filled < self.most {
+            // Not one step: a record that another thread counts meanwhile may be forgotten.
+            stripe.filled.store(filled.saturating_add(bytes), Ordering::Relaxed);
             return Some(PartitionId(current));
         }
-        let drawn = self.draw(partitions, usable)?;
-        self.current.store(drawn.0, Ordering::Relaxed);
+        let drawn = self.draw(partitions, standing)?;
+        stripe.current.store(drawn.0, Ordering::Relaxed);
+        stripe.filled.store(bytes, Ordering::Relaxed);
         Some(drawn)
     }
 
-    /// The batch of `partition` was closed: if it is the one being filled, the next record draws another.
+    /// The batch of `partition` was closed: those who fill it go on to another, unless they have only begun.
     pub fn on_batch_closed(&self, partition: PartitionId) {
-        let _ = self.current.compare_exchange(partition.0, NONE, Ordering::Relaxed, Ordering::Relaxed);
+        for stripe in &self.stripes {
+            if stripe.current.load(Ordering::Relaxed) == partition.0
+                && stripe.filled.load(Ordering::Relaxed) >= self.least
+            {
+                stripe.current.store(NONE, Ordering::Relaxed);
+            }
+        }
     }
 
-    fn draw(&self, partitions: u32, usable: impl Fn(PartitionId) -> bool) -> Option<PartitionId> {
+    #[cold]
+    fn draw(&self, partitions: u32, standing: impl Fn(PartitionId) -> Standing) -> Option<PartitionId> {
         if partitions == 0 {
             return None;
         }
         let turn = self.draws.fetch_add(1, Ordering::Relaxed);
         let mut rng = Rng::new(self.seed ^ turn.wrapping_mul(0x2545_f491_4f6c_dd1d));
-        let start = rng.below(u64::from(partitions)) as u32;
-        let from =
-            |step: u32| PartitionId(((u64::from(start) + u64::from(step)) % u64::from(partitions)) as i32);
-        (0..partitions).map(from).find(|&partition| usable(partition)).or(Some(from(0)))
+        let one = pick(&mut rng, partitions, &standing);
+        let other = pick(&mut rng, partitions, &standing);
+        Some(if standing(other).waiting < standing(one).waiting { other } else { one })
     }
 }
+
+/// A partition at random: near ones before others, those without a leader last.
+fn pick(rng: &mut Rng, partitions: u32, standing: &impl Fn(PartitionId) -> Standing) -> PartitionId {
+    let mut start = PartitionId(0);
+    for _ in 0..TRIES {
+        start = PartitionId(rng.below(u64::from(partitions)) as i32);
+        let standing = standing(start);
+        if standing.led && standing.near {
+            return start;
+        }
+    }
+    let from = |step: u32| {
+        PartitionId(((u64::from(start.0.unsigned_abs()) + u64::from(step)) % u64::from(partitions)) as i32)
+    };
+    let ranks: [fn(Standing) -> bool; 2] =
+        [|standing| standing.led && standing.near, |standing| standing.led];
+    let found = ranks.iter().find_map(|rank| (0..partitions).map(from).find(|&id| rank(standing(id))));
+    found.unwrap_or(start)
+}
+
+/// How often chance is tried before all partitions are looked at: what is left of them is then few, and need not be chosen evenly.
+const TRIES: u32 = 16;
+
+/// Kafka's default `batch.size`, in bytes: where a little is sent, its producer stays with a partition for so long.
+const KAFKA_BATCH: usize = 16 * 1024;
 
 const NONE: i32 = -1;
 
@@ -126,46 +207,97 @@ mod tests {
         assert_eq!(keyed(b"x", 0), None);
     }
 
-    #[test]
-    fn the_sticky_choice_stays_until_its_batch_is_closed_and_reaches_every_partition() {
-        let sticky = Sticky::new(7);
-        let mut seen = BTreeMap::<i32, u32>::new();
-        for _ in 0..600 {
-            let chosen = sticky.partition(6, |_| true).unwrap();
-            for _ in 0..5 {
-                assert_eq!(sticky.partition(6, |_| true), Some(chosen));
-            }
-            sticky.on_batch_closed(PartitionId((chosen.0 + 1) % 6));
-            assert_eq!(
-                sticky.partition(6, |_| true),
-                Some(chosen),
-                "another partition's batch changes nothing"
-            );
-            sticky.on_batch_closed(chosen);
+    const FREE: Standing = Standing { led: true, near: true, waiting: 0 };
+
+    /// The partitions of so many draws.
+    fn drawn(
+        sticky: &Sticky,
+        draws: u32,
+        partitions: u32,
+        standing: impl Fn(i32) -> Standing,
+    ) -> BTreeMap<i32, u32> {
+        let mut seen = BTreeMap::new();
+        for _ in 0..draws {
+            let chosen = sticky.partition(0, partitions, 1000, |id| standing(id.0)).unwrap();
             *seen.entry(chosen.0).or_default() += 1;
+            sticky.on_batch_closed(chosen);
         }
-        assert_eq!(seen.len(), 6);
-        assert!(seen.values().all(|&times| times > 50), "{seen:?}");
+        seen
     }
 
     #[test]
-    fn the_sticky_choice_avoids_partitions_without_a_leader_while_others_have_one() {
-        let sticky = Sticky::new(1);
-        for _ in 0..100 {
-            let chosen = sticky.partition(8, |partition| partition.0 % 4 == 1).unwrap();
-            assert_eq!(chosen.0 % 4, 1);
-            sticky.on_batch_closed(chosen);
+    fn the_sticky_choice_stays_for_a_batch_of_bytes_and_reaches_every_partition_alike() {
+        let sticky = Sticky::new(7, 1000);
+        let mut seen = BTreeMap::<i32, u32>::new();
+        for _ in 0..600 {
+            let chosen = sticky.partition(0, 6, 200, |_| FREE).unwrap();
+            for _ in 0..4 {
+                assert_eq!(sticky.partition(0, 6, 200, |_| FREE), Some(chosen));
+                sticky.on_batch_closed(chosen);
+            }
+            *seen.entry(chosen.0).or_default() += 1;
         }
-        assert!(sticky.partition(8, |_| false).is_some());
-        assert_eq!(Sticky::new(1).partition(0, |_| true), None);
+        assert_eq!(seen.len(), 6);
+        assert!(seen.values().all(|times| (70..140).contains(times)), "{seen:?}");
+    }
+
+    #[test]
+    fn a_large_batch_is_left_when_it_is_closed_but_not_when_it_was_only_begun() {
+        let sticky = Sticky::new(3, 256 * 1024);
+        let first = sticky.partition(0, 1000, 10_000, |_| FREE).unwrap();
+        sticky.on_batch_closed(first);
+        assert_eq!(sticky.partition(0, 1000, 10_000, |_| FREE), Some(first), "10,000 bytes are a beginning");
+        sticky.on_batch_closed(PartitionId((first.0 + 1) % 1000));
+        assert_eq!(
+            sticky.partition(0, 1000, 1, |_| FREE),
+            Some(first),
+            "another partition's batch changes nothing"
+        );
+        sticky.on_batch_closed(first);
+        assert_ne!(sticky.partition(0, 1000, 1, |_| FREE), Some(first));
+    }
+
+    #[test]
+    fn a_partition_whose_batches_wait_gets_fewer_records() {
+        let seen =
+            drawn(&Sticky::new(5, 1000), 6000, 6, |id| Standing { waiting: u32::from(id == 2) * 9, ..FREE });
+        let slow = seen.get(&2).copied().unwrap_or_default();
+        // Both of two draws fall on it one time in 36.
+        assert!((80..300).contains(&slow), "{seen:?}");
+        let even = drawn(&Sticky::new(5, 1000), 6000, 6, |_| Standing { waiting: 9, ..FREE });
+        assert!(even.values().all(|times| (800..1200).contains(times)), "{even:?}");
+    }
+
+    #[test]
+    fn partitions_without_a_leader_come_last_and_near_ones_first() {
+        let led = drawn(&Sticky::new(1, 1000), 100, 8, |id| Standing { led: id % 4 == 1, ..FREE });
+        assert!(led.keys().all(|id| id % 4 == 1), "{led:?}");
+        let near = |id: i32| Standing { near: id % 3 == 0, led: id != 3, waiting: u32::from(id == 0) * 50 };
+        let seen = drawn(&Sticky::new(1, 1000), 300, 9, near);
+        assert!(seen.keys().all(|id| [0, 6].contains(id)), "{seen:?}");
+        let far =
+            drawn(&Sticky::new(1, 1000), 100, 9, |id| Standing { near: false, led: id > 4, waiting: 0 });
+        assert!(far.keys().all(|&id| id > 4), "{far:?}");
+        let one = drawn(&Sticky::new(1, 1000), 50, 500, |id| Standing { near: id == 77, ..FREE });
+        assert!(one.keys().eq([&77]), "{one:?}");
+        assert!(Sticky::new(1, 1).partition(0, 8, 1, |_| Standing { led: false, ..FREE }).is_some());
+        assert_eq!(Sticky::new(1, 1).partition(0, 0, 1, |_| FREE), None);
+    }
+
+    #[test]
+    fn threads_with_stripes_of_their_own_do_not_change_each_others_choice() {
+        let sticky = Sticky::new(9, 1000);
+        let first = sticky.partition(0, 1000, 1, |_| FREE).unwrap();
+        for _ in 0..50 {
+            sticky.partition(1, 1000, 1000, |_| FREE).unwrap();
+            assert_eq!(sticky.partition(0, 1000, 1, |_| FREE), Some(first));
+        }
     }
 
     #[test]
     fn a_topic_that_shrank_gets_a_partition_that_exists() {
-        let sticky = Sticky::new(3);
-        while sticky.partition(100, |_| true) < Some(PartitionId(50)) {
-            sticky.on_batch_closed(sticky.partition(100, |_| true).unwrap());
-        }
-        assert!(sticky.partition(2, |_| true).unwrap().0 < 2);
+        let sticky = Sticky::new(3, 1);
+        while sticky.partition(0, 100, 1, |_| FREE) < Some(PartitionId(50)) {}
+        assert!(sticky.partition(0, 2, 1, |_| FREE).unwrap().0 < 2);
     }
 }

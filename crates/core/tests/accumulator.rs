@@ -380,3 +380,27 @@ fn a_transaction_takes_no_new_epoch_by_itself() {
     assert_eq!(world.failed, [(0, Failure::OutOfOrder)]);
     assert_eq!(Outcome::Retry(Remedy::Sequence), outcome::of(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER));
 }
+
+#[test]
+fn a_second_batch_is_never_written_before_a_first_one_after_a_pause_in_which_the_leader_forgot_the_producer()
+{
+    let mut world = World::new(5, 1000);
+    world.push();
+    world.accumulator.close();
+    world.take();
+    world.serve(None);
+    world.deliver();
+    world.memory.now.set(Some(world.now() + Duration::from_secs(3600)));
+    world.log.producer = None;
+    for _ in 0..2 {
+        world.push();
+        world.accumulator.close();
+    }
+    assert!(world.take());
+    assert!(!world.take(), "the first after a pause goes alone");
+    world.serve(Some(ErrorCode::NOT_ENOUGH_REPLICAS));
+    world.deliver();
+    world.finish();
+    world.check();
+    assert_eq!(world.log.values, [0, 1, 2]);
+}

@@ -371,8 +371,8 @@ fn java_reads_ours_in_every_format_codec_and_level() {
     }
     let large = large.build(BatchIdentity::default()).unwrap();
     let batch = only(batches(large.clone()));
-    add("large-v0".to_owned(), convert_to_message_set(&batch, MessageFormat::V0).unwrap());
-    add("large-v1".to_owned(), convert_to_message_set(&batch, MessageFormat::V1).unwrap());
+    add("large-v0".to_owned(), convert_to_message_set(&batch, MessageFormat::V0, None).unwrap());
+    add("large-v1".to_owned(), convert_to_message_set(&batch, MessageFormat::V1, None).unwrap());
     add("large-v2".to_owned(), large);
     let mut append = MessageSetBuilder::new(MessageFormat::V1, Compression::Gzip, None).log_append_time(42);
     append.push(7, None, Some(b"v")).unwrap();

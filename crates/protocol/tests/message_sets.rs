@@ -224,7 +224,7 @@ proptest! {
         }
         let identity = BatchIdentity { base_offset: Offset(99), ..BatchIdentity::default() };
         let batch = only(&builder.build(identity).unwrap());
-        let set = convert_to_message_set(&batch, format).unwrap();
+        let set = convert_to_message_set(&batch, format, None).unwrap();
         prop_assert!(batches(set.clone()).all(|batch| batch.unwrap().compression() == codec));
         let expected: Vec<Row> = inputs
             .iter()
@@ -606,11 +606,11 @@ fn what_an_older_format_cannot_say_is_not_dropped_in_silence() {
     let header = [Header { name: "h", value: None }];
     for format in FORMATS {
         let refused = |batch: &RecordBatch| {
-            let error = convert_to_message_set(batch, format).unwrap_err();
+            let error = convert_to_message_set(batch, format, None).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported);
             error.to_string()
         };
-        assert!(convert_to_message_set(&batch(Compression::Gzip, &[], plain), format).is_ok());
+        assert!(convert_to_message_set(&batch(Compression::Gzip, &[], plain), format, None).is_ok());
         let text = refused(&batch(Compression::Gzip, &header, plain));
         assert!(text.contains("record 1 of the batch, at offset 71, has headers"), "{text}");
         assert!(refused(&batch(Compression::Zstd, &[], plain)).contains("zstd"));

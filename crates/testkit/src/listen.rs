@@ -1,6 +1,6 @@
 //! The embedded broker on sockets: over TCP, or through in-memory streams.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,7 +58,8 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     broker: Broker,
-    peers: HashMap<ConnectionId, Peer>,
+    /// In an order, so that simulations repeat.
+    peers: BTreeMap<ConnectionId, Peer>,
     next_connection: u64,
     /// When the timer will fire.
     armed: Option<Instant>,
@@ -123,7 +124,7 @@ impl EmbeddedBroker {
     fn run(config: BrokerConfig, bootstrap: String, address: Option<SocketAddr>) -> Self {
         let state = State {
             broker: Broker::new(config, now()),
-            peers: HashMap::new(),
+            peers: BTreeMap::new(),
             next_connection: 1,
             armed: None,
         };
@@ -249,7 +250,7 @@ impl Drop for Owner {
 
 impl State {
     fn drop_peers(&mut self) {
-        for (_, peer) in self.peers.drain() {
+        for peer in std::mem::take(&mut self.peers).into_values() {
             if let Some(task) = peer.task {
                 task.abort();
             }
@@ -331,6 +332,7 @@ async fn keep_time(shared: Arc<Shared>) {
             }
         };
         tokio::select! {
+            biased;
             () = alarm => {}
             () = shared.sooner.notified() => {}
         }
@@ -378,6 +380,7 @@ async fn serve<S: AsyncRead + AsyncWrite>(
         let _ = writer.shutdown().await;
     };
     tokio::select! {
+        biased;
         () = incoming => {}
         () = outgoing => {}
     }

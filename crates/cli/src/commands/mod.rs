@@ -8,5 +8,6 @@ pub(crate) mod frame;
 pub(crate) mod offsets;
 pub(crate) mod produce;
 pub(crate) mod records;
+pub(crate) mod state;
 pub(crate) mod topics;
 pub(crate) mod txn;

@@ -99,7 +99,7 @@ impl Fetcher {
     }
 
     /// One try for each partition.
-    async fn list_once(
+    pub(crate) async fn list_once(
         &self,
         open: &[(TopicPartition, OffsetSpec)],
         isolation: Isolation,

@@ -1,8 +1,9 @@
 //! The bytes a producer may hold, and the memory of batches for reuse.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use milena_core::produce::accumulator::SMALLEST_BUFFER;
 use tokio::sync::Notify;
 
 /// Bytes left of `buffer_memory`.
@@ -65,37 +66,70 @@ impl Drop for Waiter<'_> {
     }
 }
 
-/// Buffers of full batches for reuse.
+/// The memory of batches for reuse: buffers of a few sizes, each twice the one before.
+///
+/// What lies here is not in use, so the budget does not count it. Together with what is in use it stays below the budget's total.
 #[derive(Debug)]
 pub(crate) struct Buffers {
-    size: usize,
-    most: usize,
-    free: Mutex<Vec<Vec<u8>>>,
+    /// The sizes, the smallest first; the last is that of a full batch.
+    sizes: Vec<usize>,
+    total: usize,
+    free: Mutex<Free>,
+}
+
+#[derive(Debug)]
+struct Free {
+    /// By size. The last one given is the first one taken: its memory is still in the processor's cache.
+    by_size: Vec<Vec<Vec<u8>>>,
+    bytes: usize,
 }
 
 impl Buffers {
-    /// Keeps up to `most` buffers of about `size` bytes.
-    pub(crate) fn new(size: usize, most: usize) -> Self {
-        Self { size, most, free: Mutex::default() }
+    /// Buffers for batches of up to `batch_size` bytes, `total` bytes in all.
+    pub(crate) fn new(batch_size: usize, total: usize) -> Self {
+        let doubled = std::iter::successors(Some(SMALLEST_BUFFER), |size| size.checked_mul(2));
+        let mut sizes: Vec<usize> = doubled.take_while(|&size| size < batch_size).collect();
+        sizes.push(batch_size);
+        let by_size = sizes.iter().map(|_| Vec::new()).collect();
+        Self { sizes, total, free: Mutex::new(Free { by_size, bytes: 0 }) }
     }
 
-    /// A buffer of at most `capacity` bytes; empty if none fits.
-    pub(crate) fn take(&self, capacity: usize) -> Vec<u8> {
-        // Small batches would only waste large buffers.
-        if capacity < self.size / 2 {
-            return Vec::new();
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A buffer of exactly `capacity` bytes; an empty one if there is none. `used` are the bytes in use, with these.
+    pub(crate) fn take(&self, capacity: usize, used: usize) -> Vec<u8> {
+        let place = self.sizes.binary_search(&capacity).ok();
+        let mut free = self.free();
+        let found = place.and_then(|place| free.by_size.get_mut(place)).and_then(Vec::pop);
+        if let Some(buffer) = found {
+            free.bytes -= buffer.capacity();
+            return buffer;
         }
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.pop_if(|buffer| buffer.capacity() <= capacity).unwrap_or_default()
+        // The caller allocates: others make place, the largest first.
+        let most = self.total.saturating_sub(used);
+        for place in (0..self.sizes.len()).rev() {
+            while free.bytes > most
+                && let Some(dropped) = free.by_size.get_mut(place).and_then(Vec::pop)
+            {
+                free.bytes -= dropped.capacity();
+            }
+        }
+        Vec::new()
     }
 
-    pub(crate) fn give(&self, buffer: Vec<u8>) {
-        if buffer.capacity() < self.size / 2 || buffer.capacity() > self.size {
+    /// Takes a buffer back, if it is of one of the sizes and there is place. `used` are the bytes in use, without it.
+    pub(crate) fn give(&self, buffer: Vec<u8>, used: usize) {
+        let capacity = buffer.capacity();
+        let Ok(place) = self.sizes.binary_search(&capacity) else { return };
+        let mut free = self.free();
+        if free.bytes.saturating_add(capacity).saturating_add(used) > self.total {
             return;
         }
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() < self.most {
-            free.push(buffer);
+        if let Some(same) = free.by_size.get_mut(place) {
+            same.push(buffer);
+            free.bytes += capacity;
         }
     }
 }
@@ -120,13 +154,19 @@ mod tests {
     }
 
     #[test]
-    fn buffers_are_reused_for_full_batches_only() {
-        let buffers = Buffers::new(1000, 1);
-        buffers.give(Vec::with_capacity(900));
-        buffers.give(Vec::with_capacity(950));
-        assert_eq!(buffers.take(100).capacity(), 0);
-        assert_eq!(buffers.take(800).capacity(), 0);
-        assert_eq!(buffers.take(1000).capacity(), 900);
-        assert_eq!(buffers.take(1000).capacity(), 0);
+    fn buffers_are_reused_by_size_and_with_what_is_used_stay_below_the_total() {
+        let buffers = Buffers::new(10_000, 20_000);
+        assert_eq!(buffers.sizes, [2048, 4096, 8192, 10_000]);
+        for capacity in [2048, 2049, 10_000, 4096] {
+            buffers.give(Vec::with_capacity(capacity), 0);
+        }
+        assert_eq!(buffers.free().bytes, 2048 + 10_000 + 4096, "no buffer of an odd size");
+        assert_eq!(buffers.take(4096, 4096).capacity(), 4096);
+        assert_eq!(buffers.take(4096, 4096).capacity(), 0);
+        buffers.give(Vec::with_capacity(4096), 10_000);
+        assert_eq!(buffers.free().bytes, 2048 + 10_000, "no place for more");
+        assert_eq!(buffers.take(8192, 8192).capacity(), 0);
+        assert_eq!(buffers.free().bytes, 2048, "the large one made place");
+        assert_eq!(buffers.take(2048, 10_000).capacity(), 2048);
     }
 }

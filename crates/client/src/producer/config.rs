@@ -62,7 +62,8 @@ pub struct Partitioning<'a> {
 #[non_exhaustive]
 pub enum Partitioner {
     /// Records with a key go where Kafka's Java client sends them (murmur2 of the key); records without one stick to a
-    /// partition until its batch is closed (KIP-480). The default.
+    /// partition for a batch's worth of bytes, and then go to another, rather to one where fewer batches wait (KIP-480, KIP-794). The
+    /// default.
     #[default]
     Default,
     /// Sticky for all records, whatever their key. Kafka: `partitioner.ignore.keys`.
@@ -119,6 +120,9 @@ pub struct ProducerConfig {
     pub compression_level: Option<i32>,
     /// Chooses the partition of a record that names none.
     pub partitioner: Partitioner,
+    /// The rack of this client: records without a key then go to partitions that are led in the same rack, if there are any (KIP-1123).
+    /// Default `None`: racks do not count. Kafka: `client.rack`, with `partitioner.rack.aware=true`.
+    pub rack: Option<String>,
     /// How many bytes the records take that are not acknowledged yet: in open batches, waiting, and in flight. When it is
     /// used up, [`send`](crate::Producer::send) waits. Default 32 MiB. Kafka: `buffer.memory`.
     pub buffer_memory: usize,
@@ -147,6 +151,7 @@ impl Default for ProducerConfig {
             compression: Compression::None,
             compression_level: None,
             partitioner: Partitioner::Default,
+            rack: None,
             buffer_memory: 32 * 1024 * 1024,
             max_request_size: 1024 * 1024,
             delivery_timeout: Duration::from_secs(120),

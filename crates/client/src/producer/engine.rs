@@ -11,18 +11,18 @@
 //! closed, or dropped and everything it took is settled.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use milena_core::partition;
+use milena_core::partition::{self, Standing};
 use milena_core::produce::accumulator::{Entry, Opening, Supply};
 use milena_core::produce::{Failure, Identity, Limits, Refused, Settled};
 use milena_protocol::error_code::ErrorCode;
 use milena_protocol::records::{BatchOptions, Header, TimestampType};
 use milena_protocol::types::{BrokerId, Offset, PartitionId, TopicPartition};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::budget::{Budget, Buffers};
 use super::config::{Partitioner, Partitioning, ProducerConfig};
@@ -31,7 +31,7 @@ use super::metrics::Counts;
 use super::record::ProducerRecord;
 use super::router::RouterQueue;
 use super::slot::{Clock, Slot, SlotState, TopicSlots, Topics, now_ms};
-use super::ticket::{BatchState, Delivered, FlushSet, Ticket};
+use super::ticket::{BatchState, Delivered, FlushSet, Tickets};
 use super::timer::{CLOCK_AGE, Timers};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
@@ -42,7 +42,7 @@ pub(crate) struct Engine {
     pub(crate) client: Client,
     pub(crate) config: ProducerConfig,
     pub(crate) runtime: Handle,
-    pub(crate) topics: RwLock<Topics>,
+    pub(crate) topics: Topics,
     pub(crate) budget: Budget,
     pub(crate) buffers: Buffers,
     pub(crate) timers: Timers,
@@ -52,7 +52,13 @@ pub(crate) struct Engine {
     pub(crate) link: Option<Arc<Link>>,
     /// Set to `true` when the tasks have to end.
     pub(crate) ended: watch::Sender<bool>,
+    /// Produce requests that wait for their answers, at all brokers.
+    pub(crate) requests: AtomicUsize,
+    /// How many threads may compress at a time.
+    pub(crate) compressors: Semaphore,
     limits: Limits,
+    /// How large a record may be.
+    max_record: usize,
     /// Set once, when the brokers turn out not to know producer ids.
     without_idempotence: AtomicBool,
     gate: AtomicU8,
@@ -95,10 +101,13 @@ impl Engine {
         let runtime = client.pool().runtime().clone();
         let engine = Arc::new(Self {
             budget: Budget::new(config.buffer_memory),
-            buffers: Buffers::new(config.batch_size, config.buffer_memory / config.batch_size),
+            buffers: Buffers::new(config.batch_size, config.buffer_memory),
             timers: Timers::new(config.linger, config.delivery_timeout),
             router: RouterQueue::default(),
-            topics: RwLock::default(),
+            topics: Topics::default(),
+            requests: AtomicUsize::new(0),
+            compressors: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            max_record: config.max_request_size.min(config.buffer_memory),
             counts: Counts::default(),
             ended: watch::Sender::new(false),
             without_idempotence: AtomicBool::new(false),
@@ -118,41 +127,127 @@ impl Engine {
         engine
     }
 
-    /// Encodes a record into its partition's open batch, if there is room.
-    pub(crate) fn push(&self, record: &ProducerRecord<'_>) -> Result<Ticket, Refusal> {
+    /// Encodes a record into its partition's open batch, if there is room. `take` gets the batch, the record's place in it and its time.
+    #[inline]
+    pub(crate) fn push<T>(
+        &self,
+        record: &ProducerRecord<'_>,
+        take: impl FnOnce(&Arc<BatchState>, u32, i64) -> T,
+    ) -> Result<T, Refusal> {
+        self.check_open()?;
+        let bytes = self.check_size(record)?;
+        let topic = self.topics.find(record.topic).ok_or(Refusal::Unknown)?;
+        let partition = self.choose(topic, record, bytes)?;
+        let slot = topic.slot(partition).ok_or(Refusal::Unknown)?;
+        self.append(slot, &mut slot.state(), record, take)
+    }
+
+    /// [`push`](Self::push) of records one after the other until one is refused; returns how many were taken. A run of records to one
+    /// partition is taken under one lock.
+    pub(crate) fn push_all(
+        &self,
+        records: &[ProducerRecord<'_>],
+        tickets: &mut Tickets,
+    ) -> (usize, Result<(), Refusal>) {
+        let mut taken = 0;
+        // Others want the lock too.
+        for run in records.chunks(LONGEST_RUN) {
+            let result = self.push_run(run, tickets, &mut taken);
+            if result.is_err() {
+                return (taken, result);
+            }
+        }
+        (taken, Ok(()))
+    }
+
+    fn push_run(
+        &self,
+        records: &[ProducerRecord<'_>],
+        tickets: &mut Tickets,
+        taken: &mut usize,
+    ) -> Result<(), Refusal> {
+        self.check_open()?;
+        let mut topic: Option<&Arc<TopicSlots>> = None;
+        let mut held: Option<(&Arc<Slot>, MutexGuard<'_, SlotState>)> = None;
+        let foreign = matches!(self.config.partitioner, Partitioner::Custom(_));
+        for record in records {
+            let bytes = self.check_size(record)?;
+            let here = match topic {
+                Some(topic) if *topic.shared.name == *record.topic => topic,
+                _ => topic.insert(self.topics.find(record.topic).ok_or(Refusal::Unknown)?),
+            };
+            if foreign {
+                // No code of the application runs under a lock: it may send.
+                held = None;
+            }
+            let slot = here.slot(self.choose(here, record, bytes)?).ok_or(Refusal::Unknown)?;
+            let state = match &mut held {
+                Some((same, state)) if Arc::ptr_eq(same, slot) => state,
+                _ => {
+                    // Never two at a time.
+                    held = None;
+                    &mut held.insert((slot, slot.state())).1
+                }
+            };
+            self.append(slot, state, record, |batch, index, time| tickets.add(batch, index, time))?;
+            *taken += 1;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn check_open(&self) -> Result<(), Refusal> {
         if self.gate.load(Ordering::Relaxed) != OPEN {
             return Err(Refusal::Error(self.refusal()));
         }
-        if let Some(link) = &self.link {
-            link.check_send().map_err(Refusal::Error)?;
+        match &self.link {
+            Some(link) => link.check_send().map_err(Refusal::Error),
+            None => Ok(()),
         }
+    }
+
+    /// The bytes of a record's key, value and headers, if they are not too many.
+    #[inline]
+    fn check_size(&self, record: &ProducerRecord<'_>) -> Result<usize, Refusal> {
         let headers = |sum: usize, header: &Header<'_>| {
             sum.saturating_add(HEADER_OVERHEAD + header.name.len() + header.value.map_or(0, <[u8]>::len))
         };
         let size = record.key.map_or(0, <[u8]>::len).saturating_add(record.value.map_or(0, <[u8]>::len));
         let size = record.headers.iter().fold(size, headers);
-        if size.saturating_add(RECORD_OVERHEAD) > self.config.max_request_size.min(self.config.buffer_memory)
-        {
+        if size.saturating_add(RECORD_OVERHEAD) > self.max_record {
             return Err(Refusal::Error(self.too_large(record, size)));
         }
-        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-        let topic = topics.find(record.topic).ok_or(Refusal::Unknown)?;
-        let partition = self.choose(topic, record)?;
-        let slot = topic.slot(partition).ok_or(Refusal::Unknown)?;
-        self.append(slot, record)
+        Ok(size)
     }
 
     #[inline]
-    fn choose(&self, topic: &TopicSlots, record: &ProducerRecord<'_>) -> Result<PartitionId, Refusal> {
-        if let Some(partition) = record.partition {
-            return Ok(partition);
+    fn choose(
+        &self,
+        topic: &TopicSlots,
+        record: &ProducerRecord<'_>,
+        bytes: usize,
+    ) -> Result<PartitionId, Refusal> {
+        match record.partition {
+            Some(partition) => Ok(partition),
+            None => self.choose_by_policy(topic, record, bytes),
         }
-        let count = topic.partitions();
+    }
+
+    fn choose_by_policy(
+        &self,
+        topic: &TopicSlots,
+        record: &ProducerRecord<'_>,
+        bytes: usize,
+    ) -> Result<PartitionId, Refusal> {
+        let slots = topic.slots();
+        let count = slots.len() as u32;
         let sticky = || {
-            topic
-                .shared
-                .sticky
-                .partition(count, |id| topic.slot(id).is_some_and(|slot| slot.led.load(Ordering::Relaxed)))
+            let standing = |id: PartitionId| match slots.get(id.0 as usize) {
+                Some(slot) => slot.standing(),
+                None => Standing { led: false, near: false, waiting: u32::MAX },
+            };
+            let stripe = STRIPE.with(|stripe| *stripe);
+            topic.shared.sticky.partition(stripe, count, bytes.saturating_add(USUAL_OVERHEAD), standing)
         };
         let chosen = match (&self.config.partitioner, record.key) {
             (Partitioner::Default, Some(key)) => partition::keyed(key, count),
@@ -176,34 +271,43 @@ impl Engine {
     }
 
     #[inline]
-    fn append(&self, slot: &Arc<Slot>, record: &ProducerRecord<'_>) -> Result<Ticket, Refusal> {
-        let mut guard = slot.state();
-        let state = &mut *guard;
-        let timestamp = match record.timestamp {
-            Some(timestamp) => timestamp,
-            None => match state.clock {
-                Clock::Fresh(time) if state.batches.opened_at().is_some() => time,
-                _ => now_ms(),
-            },
+    fn append<T>(
+        &self,
+        slot: &Arc<Slot>,
+        state: &mut SlotState,
+        record: &ProducerRecord<'_>,
+        take: impl FnOnce(&Arc<BatchState>, u32, i64) -> T,
+    ) -> Result<T, Refusal> {
+        let time = match (record.timestamp, state.clock) {
+            (Some(time), _) => time,
+            (None, Clock::Fresh(time)) if state.batches.opened_at().is_some() => time,
+            _ => now_ms(),
         };
-        let entry = Entry { timestamp, key: record.key, value: record.value, headers: record.headers };
-        match state.batches.push(&entry, &SlotSupply { engine: self, slot }) {
+        let entry = Entry { timestamp: time, key: record.key, value: record.value, headers: record.headers };
+        match state.batches.push(&entry, &SlotSupply { engine: self, slot, time }) {
             Ok(pushed) => {
-                let ticket = Ticket::new(pushed.token, pushed.index, timestamp);
-                let (opened, closed) = (pushed.opened, pushed.closed);
-                if let Some(opened) = opened {
-                    self.on_opened(slot, state, opened, &ticket, closed);
+                let taken = take(pushed.token, pushed.index, time);
+                if let Some(opened) = pushed.opened {
+                    let (batch, closed) = (Arc::clone(pushed.token), pushed.closed);
+                    self.on_opened(slot, state, opened, &batch, closed);
                 }
-                Ok(ticket)
+                Ok(taken)
             }
-            Err(Refused::Full) => {
+            Err(refused) => Err(self.refused(slot, state, refused)),
+        }
+    }
+
+    #[cold]
+    fn refused(&self, slot: &Arc<Slot>, state: &mut SlotState, refused: Refused) -> Refusal {
+        match refused {
+            Refused::Full => {
                 // It may have closed a full batch.
                 self.schedule(slot, state);
-                Err(Refusal::Full)
+                Refusal::Full
             }
-            Err(Refused::Stopped) => Err(Refusal::Error(self.refusal())),
-            Err(Refused::Unwritable(error)) => {
-                Err(Refusal::Error(Error::misuse(error.to_string()).with_topic_partition(&slot.tp)))
+            Refused::Stopped => Refusal::Error(self.refusal()),
+            Refused::Unwritable(error) => {
+                Refusal::Error(Error::misuse(error.to_string()).with_topic_partition(&slot.tp))
             }
         }
     }
@@ -214,16 +318,17 @@ impl Engine {
         slot: &Arc<Slot>,
         state: &mut SlotState,
         opened: Instant,
-        ticket: &Ticket,
+        batch: &Arc<BatchState>,
         closed: bool,
     ) {
         if closed {
             slot.topic.sticky.on_batch_closed(slot.tp.partition);
+            slot.note_waiting(state);
         }
         // Without a linger the timer does not look at the batch.
         let watched = !self.config.linger.is_zero() && self.config.linger <= CLOCK_AGE;
         state.clock = if watched { Clock::Fresh(now_ms()) } else { Clock::Stale };
-        self.timers.on_opened(slot, ticket.batch(), opened);
+        self.timers.on_opened(slot, batch, opened);
         if self.config.linger.is_zero() {
             state.batches.mark_due();
         }
@@ -263,6 +368,13 @@ impl Engine {
             state.parked = true;
             self.router.park(Arc::clone(slot), self.now() + delay, refresh);
         }
+    }
+
+    /// The memory of a batch that is done with.
+    pub(crate) fn reuse(&self, buffer: Vec<u8>) {
+        // It counts as used still: it was paid for by its capacity, and is refunded when its batch is settled.
+        let used = self.budget.used().saturating_sub(buffer.capacity());
+        self.buffers.give(buffer, used);
     }
 
     /// The lane of a broker, started if there is none.
@@ -314,15 +426,12 @@ impl Engine {
 
     /// All partitions.
     pub(crate) fn slots(&self) -> Vec<Arc<Slot>> {
-        self.topics.read().unwrap_or_else(PoisonError::into_inner).slots().cloned().collect()
+        self.topics.slots().cloned().collect()
     }
 
     /// Asks for a topic and its partitions.
     pub(crate) async fn learn(&self, name: &str) -> Result<()> {
-        let known = {
-            let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-            topics.find(name).is_some()
-        };
+        let known = self.topics.find(name).is_some();
         // What is cached did not help: the partition may be new.
         let topic = if known {
             self.client.topic_with(name, &mut self.client.attempts()).await?
@@ -334,26 +443,34 @@ impl Engine {
     }
 
     pub(crate) fn take_over(&self, topic: &milena_core::cluster::Topic) {
-        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
-        // Read under the lock: a partition is either made with the limits of the moment, or found by who changes them.
-        let limits = match self.without_idempotence.load(Ordering::Acquire) {
+        // Asked while no partition can be added: each is either made with the limits of the moment, or found by who changes them.
+        let limits = || match self.without_idempotence.load(Ordering::Acquire) {
             true => self.limits.without_idempotence(),
             false => self.limits,
         };
-        topics.learn(topic, limits, self.client.seed());
+        let cluster = self.config.rack.as_ref().map(|rack| (rack.as_str(), self.client.cluster()));
+        let near = |leader| match &cluster {
+            Some((rack, cluster)) => {
+                cluster.broker(leader).is_some_and(|broker| broker.rack.as_deref() == Some(*rack))
+            }
+            None => true,
+        };
+        self.topics.learn(topic, limits, self.client.seed(), near);
     }
 
     /// Whether a partition exists, after [`learn`](Self::learn).
     pub(crate) fn knows(&self, topic: &str, partition: Option<PartitionId>) -> bool {
-        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-        topics.find(topic).is_some_and(|known| match partition {
+        self.topics.find(topic).is_some_and(|known| match partition {
             Some(partition) => known.slot(partition).is_some(),
             None => known.partitions() > 0,
         })
     }
 
-    /// Senders wait for room: all open batches are sent.
+    /// A sender waits for room: all open batches are sent, unless an answer or the end of their linger will make room soon.
     pub(crate) fn press(&self) {
+        if self.config.linger <= CLOCK_AGE && self.requests.load(Ordering::Acquire) > 0 {
+            return;
+        }
         for slot in self.slots() {
             let mut state = slot.state();
             if state.batches.mark_due() {
@@ -534,9 +651,25 @@ const RECORD_OVERHEAD: usize = 61 + 36;
 /// Bytes a header takes besides its name and value, at most.
 const HEADER_OVERHEAD: usize = 10;
 
+/// Bytes a record usually takes besides its key, value and headers.
+const USUAL_OVERHEAD: usize = 7;
+
+/// How many records are taken under one lock, at most: some ten microseconds.
+const LONGEST_RUN: usize = 256;
+
+thread_local! {
+    /// Which stripe of the sticky choice is this thread's.
+    static STRIPE: usize = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    };
+}
+
 struct SlotSupply<'a> {
     engine: &'a Engine,
     slot: &'a Slot,
+    /// The time of the record that opens a batch.
+    time: i64,
 }
 
 impl Supply<Arc<BatchState>> for SlotSupply<'_> {
@@ -546,8 +679,8 @@ impl Supply<Arc<BatchState>> for SlotSupply<'_> {
 
     fn open(&self, capacity: usize) -> Opening<Arc<BatchState>> {
         Opening {
-            token: BatchState::new(self.slot.tp.clone()),
-            buffer: self.engine.buffers.take(capacity),
+            token: BatchState::new(self.slot.tp.clone(), self.time),
+            buffer: self.engine.buffers.take(capacity, self.engine.budget.used()),
             now: self.engine.now(),
         }
     }

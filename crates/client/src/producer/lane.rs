@@ -2,14 +2,17 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use milena_core::produce::accumulator::{BatchId, Body, Transmit, Verdict};
+use futures_util::future::{Either, ready};
+use futures_util::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
+use milena_core::produce::accumulator::{BatchId, Body, Verdict};
 use milena_core::produce::lane::{Answer, Lane, Part, TOPIC_IDS_FROM, process_response};
 use milena_core::produce::outcome::{self, Outcome, Remedy, Scope};
+use milena_protocol::compression::Compression;
 use milena_protocol::decode_response;
 use milena_protocol::error_code::ErrorCode;
 use milena_protocol::messages::{ProduceRequest, ProduceResponse};
@@ -19,6 +22,7 @@ use milena_protocol::types::{BrokerId, Sequence};
 use milena_protocol::versions::BrokerVersions;
 use tokio::sync::{Notify, oneshot};
 
+use super::compress::{self, Finished, Taken};
 use super::config::Acks;
 use super::engine::Engine;
 use super::sets;
@@ -89,38 +93,55 @@ type Landed = (Flight, std::result::Result<Bytes, Failure>);
 pub(crate) async fn run(engine: Arc<Engine>, queue: Arc<LaneQueue>) {
     let mut ended = engine.ended.subscribe();
     let mut lane = Lane::new(engine.config.max_in_flight, engine.config.max_request_size);
+    // Requests whose batches are being compressed: they go out in the order in which their batches were taken.
+    let mut preparing = FuturesOrdered::new();
     let mut flights = FuturesUnordered::new();
     let mut muted: Option<tokio::time::Instant> = None;
     let sender = Sender { engine, queue };
     loop {
         while lane.is_open() && muted.is_none() && !sender.queue.is_empty() {
             let connected = tokio::select! {
+                biased;
                 _ = ended.wait_for(|ended| *ended) => return,
                 connected = sender.connect() => connected,
             };
             let Some((connection, version)) = connected else { continue };
-            match sender.send(&lane, connection, version).await {
-                Some(flight) => {
-                    lane.on_sent();
-                    flights.push(flight);
-                }
-                None => break,
+            let taken = sender.collect(&lane);
+            if taken.is_empty() {
+                break;
             }
+            lane.on_sent();
+            sender.engine.requests.fetch_add(1, Ordering::AcqRel);
+            let finished = if compress::is_much(&taken, sender.engine.config.compression) {
+                Either::Left(compress::finish_beside(Arc::clone(&sender.engine), taken))
+            } else {
+                Either::Right(ready(compress::finish_here(&sender.engine, taken)))
+            };
+            preparing.push_back(async move { (finished.await, connection, version) });
         }
-        tokio::select! {
+        let prepared = tokio::select! {
             biased;
             _ = ended.wait_for(|ended| *ended) => return,
+            Some(prepared) = preparing.next(), if !preparing.is_empty() => Some(prepared),
             Some(landed) = flights.next(), if !flights.is_empty() => {
-                lane.on_settled();
+                sender.on_settled(&mut lane);
                 let throttle = sender.land(landed);
                 if !throttle.is_zero() {
                     muted = Some(tokio::time::Instant::now() + throttle);
                 }
+                None
             }
             () = async { if let Some(until) = muted { tokio::time::sleep_until(until).await } }, if muted.is_some() => {
                 muted = None;
+                None
             }
-            () = sender.queue.wake.notified(), if lane.is_open() && muted.is_none() => {}
+            () = sender.queue.wake.notified(), if lane.is_open() && muted.is_none() => None,
+        };
+        if let Some((finished, connection, version)) = prepared {
+            match sender.send(finished, connection, version).await {
+                Some(flight) => flights.push(flight),
+                None => sender.on_settled(&mut lane),
+            }
         }
     }
 }
@@ -192,20 +213,22 @@ impl Sender {
         }
     }
 
-    /// Sends one request. Once batches are taken nothing here waits for long, and the future is not dropped.
+    fn on_settled(&self, lane: &mut Lane) {
+        lane.on_settled();
+        self.engine.requests.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Sends one request. Nothing here waits for long, and the future is not dropped. `None` if none of the batches could go.
     async fn send(
         &self,
-        lane: &Lane,
+        finished: Vec<Finished>,
         connection: Connection,
         version: i16,
     ) -> Option<impl Future<Output = Landed> + use<>> {
         let engine = &self.engine;
-        let (items, parts) = self.collect(lane, version);
+        let ready = finished.into_iter().filter_map(|one| self.prepare(one, version));
+        let (items, parts): (Vec<Item>, Vec<Part>) = ready.unzip();
         if items.is_empty() {
-            // None of the batches could go; what else is queued has its turn.
-            if !self.queue.is_empty() {
-                self.queue.wake.notify_one();
-            }
             return None;
         }
         if let Some(link) = &engine.link {
@@ -230,8 +253,6 @@ impl Sender {
                 for item in items {
                     self.judge(&item.slot, item.id, Body::Frozen(item.frozen), &judged);
                 }
-                // What else is queued has its turn.
-                self.queue.wake.notify_one();
                 return None;
             }
         };
@@ -244,6 +265,7 @@ impl Sender {
             correlation_id,
             frame,
             timeout: engine.config.request_timeout,
+            room: None,
             reply: (!silent).then_some(sender),
         };
         let flight = Flight { items, parts, version, connection };
@@ -252,10 +274,10 @@ impl Sender {
     }
 
     /// Takes one batch of each partition in turn, as many as a request holds.
-    fn collect(&self, lane: &Lane, version: i16) -> (Vec<Item>, Vec<Part>) {
+    fn collect(&self, lane: &Lane) -> Vec<Taken> {
         let engine = &self.engine;
         let identity = engine.identity();
-        let (mut items, mut parts, mut again, mut size) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        let (mut taken, mut again, mut size) = (Vec::new(), Vec::new(), 0);
         while let Some(slot) = self.queue.pop() {
             let transmit = {
                 let mut guard = slot.state();
@@ -281,6 +303,7 @@ impl Sender {
                 if state.batches.opened_at().is_none() {
                     slot.topic.sticky.on_batch_closed(slot.tp.partition);
                 }
+                slot.note_waiting(state);
                 if state.batches.next_size().is_some() {
                     state.queued = true;
                     again.push(Arc::clone(&slot));
@@ -288,59 +311,46 @@ impl Sender {
                 size += next;
                 transmit
             };
-            if let Some((item, part)) = self.prepare(slot, transmit, version) {
-                items.push(item);
-                parts.push(part);
-            }
+            taken.push(Taken { slot, transmit });
         }
         for slot in again {
             self.queue.push(slot);
         }
-        (items, parts)
+        taken
     }
 
     /// A batch as the request carries it; `None` if it cannot go and was settled, or cut.
-    fn prepare(&self, slot: Arc<Slot>, transmit: Transmit, version: i16) -> Option<(Item, Part)> {
+    fn prepare(&self, finished: Finished, version: i16) -> Option<(Item, Part)> {
         let engine = &self.engine;
-        let mut frozen = match self.freeze(transmit.body) {
+        let Finished { slot, id, stamp, paid, frozen } = finished;
+        let mut frozen = match frozen {
             Ok(frozen) => frozen,
             Err(error) => {
                 let body = Body::Built(BatchBuilder::new(BatchOptions::default()));
                 let judged = Judged::of(Outcome::Fatal(Scope::Batch), Some(error));
-                self.judge(&slot, transmit.id, body, &judged);
+                self.judge(&slot, id, body, &judged);
                 return None;
             }
         };
-        if let Some(stamp) = transmit.stamp {
-            let (id, epoch) = (stamp.identity.id, stamp.identity.epoch);
-            frozen.stamp(id, epoch, Sequence(stamp.first.0), engine.link.is_some());
+        if let Some(stamp) = stamp {
+            let identity = stamp.identity;
+            frozen.stamp(identity.id, identity.epoch, Sequence(stamp.first.0), engine.link.is_some());
         }
-        if frozen.len() < transmit.paid {
-            engine.budget.refund(slot.state().batches.on_frozen(transmit.id, frozen.len()));
+        // What is not compressed goes on taking the memory it was paid for.
+        if engine.config.compression != Compression::None && frozen.len() < paid {
+            engine.budget.refund(slot.state().batches.on_frozen(id, frozen.len()));
         }
-        match sets::for_version(&frozen, engine.config.compression, version) {
+        let codec = (engine.config.compression, engine.config.compression_level);
+        match sets::for_version(&frozen, codec, version) {
             Ok(batch) => {
                 let topic_id = slot.topic.id().filter(|_| version >= TOPIC_IDS_FROM);
                 let part = Part { tp: slot.tp.clone(), topic_id, batch };
-                Some((Item { slot, id: transmit.id, frozen }, part))
+                Some((Item { slot, id, frozen }, part))
             }
             Err(unsuited) => {
                 let judged = Judged::of(unsuited.outcome, Some(unsuited.error));
-                self.judge(&slot, transmit.id, Body::Frozen(frozen), &judged);
+                self.judge(&slot, id, Body::Frozen(frozen), &judged);
                 None
-            }
-        }
-    }
-
-    fn freeze(&self, body: Body) -> Result<FrozenBatch> {
-        match body {
-            Body::Frozen(frozen) => Ok(frozen),
-            Body::Built(builder) => {
-                let frozen = builder.freeze_with(Vec::new());
-                let (frozen, left) =
-                    frozen.map_err(|error| Error::misuse(format!("the batch can't be written: {error}")))?;
-                self.engine.buffers.give(left);
-                Ok(frozen)
             }
         }
     }
@@ -416,6 +426,7 @@ impl Sender {
             }
             Verdict::Failed(..) | Verdict::Unknown => {}
         }
+        slot.note_waiting(state);
         engine.schedule(slot, state);
         drop(guard);
         self.conclude(slot, verdict, judged, spare);
@@ -434,7 +445,7 @@ impl Sender {
                 if let Some(Body::Frozen(frozen)) = spare
                     && let Some(buffer) = frozen.reclaim()
                 {
-                    self.engine.buffers.give(buffer);
+                    self.engine.reuse(buffer);
                 }
                 self.engine.acked(settled, judged.delivered);
             }
@@ -526,6 +537,7 @@ const MAX_THROTTLE_MS: u64 = 60_000;
 fn failure_error(failure: &Failure) -> Error {
     let kind = match failure.kind {
         FailureKind::Timeout => ErrorKind::Timeout,
+        FailureKind::Auth => ErrorKind::Auth,
         // A connection that was closed by either side is made again; a closed client refuses before this.
         FailureKind::Io | FailureKind::Closed | FailureKind::Peer => ErrorKind::Io,
     };

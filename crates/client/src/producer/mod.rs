@@ -1,6 +1,7 @@
 //! Writes records.
 
 mod budget;
+mod compress;
 mod config;
 pub(crate) mod engine;
 mod lane;
@@ -16,6 +17,8 @@ mod timer;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{Stream, StreamExt};
+
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use engine::{Engine, Refusal};
@@ -23,7 +26,7 @@ use engine::{Engine, Refusal};
 pub use config::{Acks, Idempotence, Partitioner, Partitioning, ProducerConfig};
 pub use metrics::ProducerMetrics;
 pub use record::{ProducerRecord, RecordMetadata};
-pub use ticket::Ticket;
+pub use ticket::{Ticket, Tickets};
 
 /// Writes records to topics. Idempotent unless told otherwise: a record is written once and in order, also when answers are lost and
 /// leaders move. (Brokers before 0.11 cannot do that: there records stay in order, and a lost answer may write some twice; see
@@ -101,6 +104,7 @@ impl Producer {
     ///
     /// # Cancellation
     /// Dropped before it returns, the record was not taken.
+    #[inline]
     pub async fn send(&self, record: ProducerRecord<'_>) -> Result<Ticket> {
         send(&self.handle.0, record).await
     }
@@ -110,8 +114,89 @@ impl Producer {
     /// # Errors
     /// [`ErrorKind::Full`] when there is no room now, or the topic's partitions are not known yet (they are asked for in the
     /// background); otherwise as [`send`](Self::send).
+    #[inline]
     pub fn try_send(&self, record: ProducerRecord<'_>) -> Result<Ticket> {
         try_send(&self.handle.0, &record)
+    }
+
+    /// Takes records in their order, as [`send`](Self::send) does one by one. Cheaper where records for the same partition stand next to
+    /// each other: such a run is taken under one lock. Waits for room as often as needed.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), of the first record that was not taken. Those before it were, and their tickets are lost:
+    /// [`flush`](Self::flush) reports their failures.
+    ///
+    /// # Cancellation
+    /// The records up to some point were taken.
+    pub async fn send_all(&self, records: &[ProducerRecord<'_>]) -> Result<Tickets> {
+        send_all(&self.handle.0, records).await
+    }
+
+    /// Takes a record, and calls a function when it is settled. Otherwise as [`send`](Self::send).
+    ///
+    /// The function is called once, by the task that settles the batch, which other records wait for: it must not block. It costs an
+    /// allocation if it captures anything.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); the function is dropped then.
+    ///
+    /// # Cancellation
+    /// Dropped before it returns, the record was not taken, and the function is not called.
+    pub async fn send_with(
+        &self,
+        record: ProducerRecord<'_>,
+        on_settled: impl FnOnce(Result<RecordMetadata>) + Send + 'static,
+    ) -> Result<()> {
+        let mut call: Option<ticket::Callback> = Some(Box::new(on_settled));
+        let mut note = |batch: &Arc<ticket::BatchState>, index: u32, time: i64| {
+            if let Some(call) = call.take() {
+                batch.on_settled(index, time, call);
+            }
+        };
+        match self.handle.0.push(&record, &mut note) {
+            Ok(()) => Ok(()),
+            Err(Refusal::Error(error)) => Err(error),
+            Err(refusal) => send_later(&self.handle.0, &record, refusal, note).await,
+        }
+    }
+
+    /// Takes what a stream gives until it ends, then waits until all of it is settled; returns how many records that were. `record` makes a
+    /// record of an item.
+    ///
+    /// Items that are ready together are sent together, as by [`send_all`](Self::send_all). The stream is asked for more only when there
+    /// was room for what it gave.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and the first failure of a record of the stream; what the stream gave before is sent all the same, and
+    /// nothing more is taken from it.
+    ///
+    /// # Cancellation
+    /// The records up to some point were taken; items that were taken from the stream together with them may be lost.
+    ///
+    /// ```no_run
+    /// # async fn write(producer: milena::Producer) -> milena::Result<()> {
+    /// let names = futures_util::stream::iter(["tea", "coffee"]);
+    /// let written = producer.send_stream(names, |name| milena::ProducerRecord::to("drinks").value(*name)).await?;
+    /// assert_eq!(written, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn send_stream<T>(
+        &self,
+        records: impl Stream<Item = T>,
+        record: impl for<'a> Fn(&'a T) -> ProducerRecord<'a>,
+    ) -> Result<u64> {
+        let ready = records.ready_chunks(STREAM_CHUNK);
+        futures_util::pin_mut!(ready);
+        let (mut unsettled, mut count) = (Tickets::default(), 0);
+        while let Some(items) = ready.next().await {
+            let chunk: Vec<ProducerRecord<'_>> = items.iter().map(&record).collect();
+            unsettled.join(self.send_all(&chunk).await?);
+            count += chunk.len() as u64;
+            unsettled.forget_settled()?;
+        }
+        unsettled.await?;
+        Ok(count)
     }
 
     /// Waits until everything that was sent before the call is settled.
@@ -152,20 +237,43 @@ impl Producer {
     }
 }
 
+/// How many items of a stream are sent together, at most.
+const STREAM_CHUNK: usize = 256;
+
+#[inline]
 pub(crate) async fn send(engine: &Arc<Engine>, record: ProducerRecord<'_>) -> Result<Ticket> {
-    match engine.push(&record) {
+    match engine.push(&record, Ticket::new) {
         Ok(ticket) => Ok(ticket),
         Err(Refusal::Error(error)) => Err(error),
         // Apart, so that the future of the usual case stays small.
-        Err(refusal) => Box::pin(send_later(engine, record, refusal)).await,
+        Err(refusal) => Box::pin(send_later(engine, &record, refusal, Ticket::new)).await,
     }
 }
 
-async fn send_later(
+pub(crate) async fn send_all(engine: &Arc<Engine>, records: &[ProducerRecord<'_>]) -> Result<Tickets> {
+    let mut tickets = Tickets::default();
+    let mut left = records;
+    loop {
+        let (taken, result) = engine.push_all(left, &mut tickets);
+        left = left.get(taken..).unwrap_or_default();
+        let (refusal, record) = match (result, left.first()) {
+            (Ok(()), _) | (Err(_), None) => return Ok(tickets),
+            (Err(Refusal::Error(error)), _) => return Err(error),
+            (Err(refusal), Some(record)) => (refusal, record),
+        };
+        let note = |batch: &Arc<ticket::BatchState>, index: u32, time: i64| tickets.add(batch, index, time);
+        Box::pin(send_later(engine, record, refusal, note)).await?;
+        left = left.get(1..).unwrap_or_default();
+    }
+}
+
+/// Sends a record that was refused. `take` is called once it is taken.
+async fn send_later<T>(
     engine: &Arc<Engine>,
-    record: ProducerRecord<'_>,
+    record: &ProducerRecord<'_>,
     mut refusal: Refusal,
-) -> Result<Ticket> {
+    mut take: impl FnMut(&Arc<ticket::BatchState>, u32, i64) -> T,
+) -> Result<T> {
     let mut waiter = None;
     loop {
         match refusal {
@@ -179,8 +287,8 @@ async fn send_later(
                     };
                     return Err(Error::misuse(text));
                 }
-                refusal = match engine.push(&record) {
-                    Ok(ticket) => return Ok(ticket),
+                refusal = match engine.push(record, &mut take) {
+                    Ok(taken) => return Ok(taken),
                     Err(refusal) => refusal,
                 };
             }
@@ -188,8 +296,8 @@ async fn send_later(
                 let first = waiter.is_none();
                 let waiter = waiter.get_or_insert_with(|| engine.budget.waiter());
                 let refunded = waiter.refunded();
-                refusal = match engine.push(&record) {
-                    Ok(ticket) => return Ok(ticket),
+                refusal = match engine.push(record, &mut take) {
+                    Ok(taken) => return Ok(taken),
                     Err(refusal) => refusal,
                 };
                 if matches!(refusal, Refusal::Full) {
@@ -203,25 +311,29 @@ async fn send_later(
     }
 }
 
+#[inline]
 pub(crate) fn try_send(engine: &Arc<Engine>, record: &ProducerRecord<'_>) -> Result<Ticket> {
-    match engine.push(record) {
-        Ok(ticket) => Ok(ticket),
-        Err(Refusal::Error(error)) => Err(error),
-        Err(Refusal::Full) => Err(Error::new(
-            ErrorKind::Full,
-            "buffer_memory is used up by records that are not acknowledged yet",
-        )
-        .with_remedy("wait for tickets, use send, or allow more memory")),
-        Err(Refusal::Unknown) => {
+    engine.push(record, Ticket::new).map_err(|refusal| not_now(engine, record, refusal))
+}
+
+#[cold]
+fn not_now(engine: &Arc<Engine>, record: &ProducerRecord<'_>, refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::Error(error) => error,
+        Refusal::Full => {
+            Error::new(ErrorKind::Full, "buffer_memory is used up by records that are not acknowledged yet")
+                .with_remedy("wait for tickets, use send, or allow more memory")
+        }
+        Refusal::Unknown => {
             let (learner, topic) = (Arc::clone(engine), record.topic.to_owned());
             engine.runtime.spawn(async move {
                 if let Err(error) = learner.learn(&topic).await {
                     tracing::debug!(%error, "a topic could not be looked up");
                 }
             });
-            Err(Error::new(ErrorKind::Full, "the topic's partitions are not known yet")
+            Error::new(ErrorKind::Full, "the topic's partitions are not known yet")
                 .with_topic(record.topic)
-                .with_remedy("try again in a moment, or use send, which waits for them"))
+                .with_remedy("try again in a moment, or use send, which waits for them")
         }
     }
 }

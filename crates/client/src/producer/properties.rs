@@ -31,6 +31,7 @@ impl ProducerConfig {
         let mut unknown = Vec::new();
         // Java's levels are per codec; only the one of the codec in use counts, and the codec may be named later.
         let mut levels = Vec::new();
+        let (mut rack, mut rack_aware) = (None, false);
         for (name, value) in properties {
             let (name, value) = (name.as_ref(), value.as_ref().trim());
             match name {
@@ -64,6 +65,8 @@ impl ProducerConfig {
                         Partitioner::Default
                     }
                 }
+                "client.rack" => rack = Some(value.to_owned()).filter(|rack| !rack.is_empty()),
+                "partitioner.rack.aware" => rack_aware = read(name, value, "true or false")?,
                 "compression.type" => {
                     config.compression = value
                         .parse()
@@ -77,6 +80,7 @@ impl ProducerConfig {
         }
         config.compression_level =
             levels.into_iter().rev().find(|(codec, _)| *codec == config.compression).map(|(_, level)| level);
+        config.rack = rack.filter(|_| rack_aware);
         config.validate()?;
         Ok((config, unknown))
     }
@@ -110,6 +114,15 @@ mod tests {
         assert_eq!((config.compression, config.compression_level), (Compression::Zstd, Some(7)));
         assert_eq!(config.linger, Duration::from_millis(20));
         assert!(unknown.is_empty());
+    }
+
+    #[test]
+    fn the_rack_counts_only_where_the_partitioner_shall_be_aware_of_it() {
+        let read = |aware| {
+            let properties = [("client.rack", "b"), ("partitioner.rack.aware", aware)];
+            ProducerConfig::from_properties(properties).unwrap().0.rack
+        };
+        assert_eq!((read("true").as_deref(), read("false")), (Some("b"), None));
     }
 
     #[test]

@@ -66,6 +66,7 @@ pub(crate) async fn run(engine: Arc<Engine>) {
                 }
             };
             tokio::select! {
+                biased;
                 _ = ended.wait_for(|ended| *ended) => return,
                 () = router.engine.router.wake.notified() => {}
                 () = next => {}
@@ -73,6 +74,7 @@ pub(crate) async fn run(engine: Arc<Engine>) {
             continue;
         }
         tokio::select! {
+            biased;
             _ = ended.wait_for(|ended| *ended) => return,
             () = router.route(due) => {}
         }

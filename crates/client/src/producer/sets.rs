@@ -34,10 +34,10 @@ pub(super) struct Unsuited {
     pub(super) error: Error,
 }
 
-/// The bytes of a batch as Produce of this version carries them.
+/// The bytes of a batch as Produce of this version carries them. Codec and level are those it was written with.
 pub(super) fn for_version(
     frozen: &FrozenBatch,
-    compression: Compression,
+    (compression, level): (Compression, Option<i32>),
     version: i16,
 ) -> Result<Bytes, Unsuited> {
     let batch = frozen.as_bytes();
@@ -58,7 +58,7 @@ pub(super) fn for_version(
         let error = Error::misuse("the batch cannot be read back");
         return Err(Unsuited { outcome: Outcome::Fatal(Scope::Batch), error });
     };
-    convert_to_message_set(&parsed, format).map_err(|error| {
+    convert_to_message_set(&parsed, format, level).map_err(|error| {
         let headers = error.field() == Some("headers");
         let unsupported = error.kind() == ProtocolErrorKind::Unsupported;
         let (text, remedy) = if headers {
@@ -99,7 +99,7 @@ mod tests {
     fn a_batch_travels_in_the_format_of_the_version() {
         for compression in [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4] {
             for (version, magic) in [(0, 0), (1, 0), (2, 1), (3, 2), (13, 2)] {
-                let bytes = for_version(&batch(compression, 0), compression, version).unwrap();
+                let bytes = for_version(&batch(compression, 0), (compression, None), version).unwrap();
                 let parsed = RecordBatch::parse(&mut bytes.clone()).unwrap().unwrap();
                 assert_eq!(parsed.magic(), magic, "{compression:?} v{version}");
             }
@@ -107,23 +107,41 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_that_is_compressed_anew_keeps_its_level() {
+        let sizes = [1, 9].map(|level| {
+            let (compression, level) = (Compression::Gzip, Some(level));
+            let mut builder =
+                BatchBuilder::new(BatchOptions { compression, level, ..BatchOptions::default() });
+            for record in 0..500u32 {
+                let value = format!("{record} {}", record * record);
+                builder.push(0, None, Some(value.as_bytes()), []).unwrap();
+            }
+            let frozen = builder.freeze_with(Vec::new()).unwrap().0;
+            for_version(&frozen, (compression, level), 2).unwrap().len()
+        });
+        assert!(sizes[0] > sizes[1], "{sizes:?}");
+    }
+
+    #[test]
     fn headers_cut_the_batch_until_the_record_that_has_some_is_alone() {
         for version in 0..3 {
-            let unsuited = for_version(&batch(Compression::None, 1), Compression::None, version).unwrap_err();
+            let unsuited =
+                for_version(&batch(Compression::None, 1), (Compression::None, None), version).unwrap_err();
             assert_eq!(unsuited.outcome, Outcome::Retry(Remedy::Split));
             assert_eq!(unsuited.error.kind(), ErrorKind::Unsupported);
             assert!(unsuited.error.to_string().contains("headers"), "{}", unsuited.error);
         }
-        assert!(for_version(&batch(Compression::None, 3), Compression::None, 3).is_ok());
+        assert!(for_version(&batch(Compression::None, 3), (Compression::None, None), 3).is_ok());
     }
 
     #[test]
     fn zstd_is_refused_before_version_7_and_the_error_names_the_remedy() {
         for version in 0..7 {
-            let unsuited = for_version(&batch(Compression::Zstd, 0), Compression::Zstd, version).unwrap_err();
+            let unsuited =
+                for_version(&batch(Compression::Zstd, 0), (Compression::Zstd, None), version).unwrap_err();
             assert_eq!(unsuited.outcome, Outcome::Fatal(Scope::Batch));
             assert!(unsuited.error.to_string().contains("lz4"), "{}", unsuited.error);
         }
-        assert!(for_version(&batch(Compression::Zstd, 0), Compression::Zstd, 7).is_ok());
+        assert!(for_version(&batch(Compression::Zstd, 0), (Compression::Zstd, None), 7).is_ok());
     }
 }

@@ -1,15 +1,14 @@
 //! The partitions a producer writes to, by topic.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use milena_core::cluster::Topic;
-use milena_core::partition::Sticky;
+use milena_core::partition::{Standing, Sticky};
 use milena_core::produce::Limits;
 use milena_core::produce::accumulator::Accumulator;
-use milena_protocol::types::{Offset, PartitionId, TopicPartition};
+use milena_protocol::types::{BrokerId, Offset, PartitionId, TopicPartition};
 use uuid::Uuid;
 
 use super::lane::LaneQueue;
@@ -36,20 +35,51 @@ impl TopicShared {
     }
 }
 
-/// A topic and its partitions as they are known.
-#[derive(Clone, Debug)]
+/// A topic and its partitions as they are known. Partitions are added and never taken away, so readers need no lock.
+#[derive(Debug)]
 pub(crate) struct TopicSlots {
     pub(crate) shared: Arc<TopicShared>,
-    pub(crate) slots: Vec<Arc<Slot>>,
+    known: Known,
+    /// Another topic with the same hash.
+    next: OnceLock<Arc<Self>>,
+}
+
+/// The partitions at some time, and what replaced them when there were more.
+#[derive(Debug)]
+struct Known {
+    slots: Vec<Arc<Slot>>,
+    more: OnceLock<Box<Self>>,
+}
+
+impl Known {
+    fn new(slots: Vec<Arc<Slot>>) -> Self {
+        Self { slots, more: OnceLock::new() }
+    }
+
+    #[inline]
+    fn newest(&self) -> &Self {
+        let mut newest = self;
+        while let Some(more) = newest.more.get() {
+            newest = more;
+        }
+        newest
+    }
 }
 
 impl TopicSlots {
-    pub(crate) fn slot(&self, partition: PartitionId) -> Option<&Arc<Slot>> {
-        usize::try_from(partition.0).ok().and_then(|place| self.slots.get(place))
+    #[inline]
+    pub(crate) fn slots(&self) -> &[Arc<Slot>] {
+        &self.known.newest().slots
     }
 
+    #[inline]
+    pub(crate) fn slot(&self, partition: PartitionId) -> Option<&Arc<Slot>> {
+        usize::try_from(partition.0).ok().and_then(|place| self.slots().get(place))
+    }
+
+    #[inline]
     pub(crate) fn partitions(&self) -> u32 {
-        self.slots.len() as u32
+        self.slots().len() as u32
     }
 }
 
@@ -58,8 +88,10 @@ impl TopicSlots {
 pub(crate) struct Slot {
     pub(crate) tp: TopicPartition,
     pub(crate) topic: Arc<TopicShared>,
-    /// Whether it has a leader, as far as is known. For the sticky choice only.
-    pub(crate) led: AtomicBool,
+    /// What the sticky choice looks at; each part is written apart, and nothing depends on their being of one moment.
+    led: AtomicBool,
+    near: AtomicBool,
+    waiting: AtomicU32,
     state: Mutex<SlotState>,
 }
 
@@ -103,81 +135,202 @@ impl Slot {
     pub(crate) fn state(&self) -> MutexGuard<'_, SlotState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// All topics a producer knows.
-#[derive(Debug, Default)]
-pub(crate) struct Topics {
-    by_name: HashMap<Arc<str>, TopicSlots, NameHash>,
-}
-
-/// Hashes topic names: they come from the application, so speed counts more than resistance to chosen ones.
-type NameHash = std::hash::BuildHasherDefault<NameHasher>;
-
-#[derive(Debug, Default)]
-pub(crate) struct NameHasher(u64);
-
-impl std::hash::Hasher for NameHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        let mut words = bytes.chunks_exact(8);
-        let mut mix = |word: u64| self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
-        for word in &mut words {
-            mix(word.try_into().map_or(0, u64::from_le_bytes));
+    /// How it stands when a partition is chosen.
+    pub(crate) fn standing(&self) -> Standing {
+        Standing {
+            led: self.led.load(Ordering::Relaxed),
+            near: self.near.load(Ordering::Relaxed),
+            waiting: self.waiting.load(Ordering::Relaxed),
         }
-        mix(words.remainder().iter().fold(0, |word, &byte| word << 8 | u64::from(byte)));
     }
 
-    fn finish(&self) -> u64 {
-        self.0 ^ self.0 >> 32
+    /// Notes how many of its batches wait, for the choice.
+    pub(crate) fn note_waiting(&self, state: &SlotState) {
+        self.waiting.store(u32::try_from(state.batches.waiting()).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+}
+
+/// All topics a producer knows. Topics are added and never taken away, so readers need no lock.
+#[derive(Debug)]
+pub(crate) struct Topics {
+    by_hash: [OnceLock<Arc<TopicSlots>>; BUCKETS],
+    /// Held by who adds.
+    adding: Mutex<()>,
+}
+
+/// A power of two. Thousands of topics make short chains.
+const BUCKETS: usize = 256;
+
+/// The bucket of a topic name. Names come from the application, so speed counts more than resistance to chosen ones.
+#[inline]
+fn bucket(name: &str) -> usize {
+    let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    let mut words = name.as_bytes().chunks_exact(8);
+    let hash = words.by_ref().fold(0, |hash, word| mix(hash, word.try_into().map_or(0, u64::from_le_bytes)));
+    let rest = words.remainder().iter().fold(0, |word, &byte| word << 8 | u64::from(byte));
+    (mix(hash, rest) >> 56) as usize % BUCKETS
+}
+
+impl Default for Topics {
+    fn default() -> Self {
+        Self { by_hash: std::array::from_fn(|_| OnceLock::new()), adding: Mutex::default() }
     }
 }
 
 impl Topics {
-    pub(crate) fn find(&self, name: &str) -> Option<&TopicSlots> {
-        self.by_name.get(name)
+    #[inline]
+    pub(crate) fn find(&self, name: &str) -> Option<&Arc<TopicSlots>> {
+        self.chain(name).find(|topic| &*topic.shared.name == name)
+    }
+
+    #[inline]
+    fn chain(&self, name: &str) -> impl Iterator<Item = &Arc<TopicSlots>> {
+        let first = self.by_hash.get(bucket(name)).and_then(OnceLock::get);
+        std::iter::successors(first, |topic| topic.next.get())
     }
 
     /// Every partition of every topic.
     pub(crate) fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
-        self.by_name.values().flat_map(|topic| &topic.slots)
+        let firsts = self.by_hash.iter().filter_map(OnceLock::get);
+        let topics = firsts.flat_map(|first| std::iter::successors(Some(first), |topic| topic.next.get()));
+        topics.flat_map(|topic| topic.slots())
     }
 
-    /// Takes over what is known of a topic now. Partitions never become fewer.
-    pub(crate) fn learn(&mut self, topic: &Topic, limits: Limits, seed: u64) {
-        let known = self.by_name.entry(Arc::clone(&topic.name)).or_insert_with(|| TopicSlots {
-            shared: Arc::new(TopicShared {
-                name: Arc::clone(&topic.name),
-                sticky: Sticky::new(seed),
-                turn: AtomicU32::new(0),
-                id: Mutex::new(None),
-            }),
-            slots: Vec::new(),
-        });
+    /// Takes over what is known of a topic now. Partitions never become fewer. `limits` is asked while nothing else can be added;
+    /// `near` tells whether a broker is one to prefer.
+    pub(crate) fn learn(
+        &self,
+        topic: &Topic,
+        limits: impl FnOnce() -> Limits,
+        seed: u64,
+        near: impl Fn(BrokerId) -> bool,
+    ) {
+        let adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = limits();
+        let Some(known) = self.find_or_add(topic, limits, seed) else { return };
         known.shared.set_id(topic.id);
         // Partitions are numbered without gaps; what comes after one is not believed.
         let count = topic.partitions.keys().zip(0..).take_while(|(id, place)| id.0 == *place).count();
-        for partition in known.slots.len()..count {
-            known.slots.push(Arc::new(Slot {
-                tp: TopicPartition::new(Arc::clone(&known.shared.name), PartitionId(partition as i32)),
-                topic: Arc::clone(&known.shared),
-                led: AtomicBool::new(true),
-                state: Mutex::new(SlotState {
-                    batches: Accumulator::new(limits),
-                    lane: None,
-                    queued: false,
-                    parked: false,
-                    clock: Clock::Stale,
-                    first_offset: None,
-                    lost_offset: false,
-                    trouble: None,
-                    joined: 0,
-                }),
-            }));
+        let newest = known.known.newest();
+        if count > newest.slots.len() {
+            let added = (newest.slots.len()..count)
+                .map(|partition| Arc::new(Slot::new(&known.shared, partition, limits)));
+            let slots = newest.slots.iter().cloned().chain(added).collect();
+            // Nobody else sets it: `adding` is held.
+            let _ = newest.more.set(Box::new(Known::new(slots)));
         }
+        drop(adding);
         for (id, info) in &topic.partitions {
             if let Some(slot) = known.slot(*id) {
                 slot.led.store(info.leader.is_some(), Ordering::Relaxed);
+                slot.near.store(info.leader.is_some_and(&near), Ordering::Relaxed);
             }
         }
+    }
+
+    /// A topic; made without partitions if there is none of the name. To be called by who holds `adding`.
+    fn find_or_add(&self, topic: &Topic, limits: Limits, seed: u64) -> Option<&Arc<TopicSlots>> {
+        if let Some(known) = self.find(&topic.name) {
+            return Some(known);
+        }
+        let made = || {
+            Arc::new(TopicSlots {
+                shared: Arc::new(TopicShared {
+                    name: Arc::clone(&topic.name),
+                    sticky: Sticky::new(seed, limits.batch_size),
+                    turn: AtomicU32::new(0),
+                    id: Mutex::new(None),
+                }),
+                known: Known::new(Vec::new()),
+                next: OnceLock::new(),
+            })
+        };
+        let end = match self.chain(&topic.name).last() {
+            Some(last) => &last.next,
+            None => self.by_hash.get(bucket(&topic.name))?,
+        };
+        Some(end.get_or_init(made))
+    }
+}
+
+impl Slot {
+    fn new(topic: &Arc<TopicShared>, partition: usize, limits: Limits) -> Self {
+        Self {
+            tp: TopicPartition::new(Arc::clone(&topic.name), PartitionId(partition as i32)),
+            topic: Arc::clone(topic),
+            led: AtomicBool::new(true),
+            near: AtomicBool::new(true),
+            waiting: AtomicU32::new(0),
+            state: Mutex::new(SlotState {
+                batches: Accumulator::new(limits),
+                lane: None,
+                queued: false,
+                parked: false,
+                clock: Clock::Stale,
+                first_offset: None,
+                lost_offset: false,
+                trouble: None,
+                joined: 0,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use milena_core::cluster::PartitionInfo;
+    use milena_protocol::records::BatchOptions;
+    use std::time::Duration;
+
+    fn topic(name: &str, partitions: i32) -> Topic {
+        let info = |id| PartitionInfo {
+            id: PartitionId(id),
+            leader: Some(BrokerId(id % 3)),
+            leader_epoch: None,
+            replicas: Vec::new(),
+            isr: Vec::new(),
+            error: None,
+        };
+        let partitions = (0..partitions).map(|id| (PartitionId(id), info(id))).collect();
+        Topic { name: name.into(), id: None, internal: false, partitions }
+    }
+
+    fn limits() -> Limits {
+        Limits {
+            options: BatchOptions::default(),
+            batch_size: 1000,
+            max_in_flight: 5,
+            idempotent: true,
+            transactional: false,
+            delivery_timeout: Duration::from_secs(1),
+        }
+    }
+
+    #[test]
+    fn thousands_of_topics_are_found_by_name_and_keep_their_partitions_when_they_grow() {
+        let topics = Topics::default();
+        let names: Vec<String> = (0..3000).map(|number| format!("topic-{number}")).collect();
+        for name in &names {
+            topics.learn(&topic(name, 2), limits, 0, |_| true);
+        }
+        let before = Arc::clone(topics.find("topic-77").unwrap().slot(PartitionId(1)).unwrap());
+        for name in &names {
+            topics.learn(&topic(name, 3), limits, 0, |broker| broker.0 == 1);
+            topics.learn(&topic(name, 1), limits, 0, |broker| broker.0 == 1);
+        }
+        assert_eq!(topics.slots().count(), 9000);
+        for name in &names {
+            let found = topics.find(name).unwrap();
+            assert_eq!((&*found.shared.name, found.partitions()), (name.as_str(), 3));
+            assert!(found.slot(PartitionId(3)).is_none() && found.slot(PartitionId(-1)).is_none());
+        }
+        let found = topics.find("topic-77").unwrap();
+        assert!(Arc::ptr_eq(&before, found.slot(PartitionId(1)).unwrap()));
+        assert!(!found.slots()[0].standing().near && found.slots()[1].standing().near);
+        assert!(topics.find("topic").is_none());
+        let filled = topics.by_hash.iter().filter(|first| first.get().is_some()).count();
+        assert!(filled > 200, "names are spread over {filled} buckets");
     }
 }

@@ -141,6 +141,7 @@ pub(crate) async fn run(engine: Arc<Engine>) {
             }
         };
         tokio::select! {
+            biased;
             _ = ended.wait_for(|ended| *ended) => return,
             () = engine.timers.wake.notified() => {}
             () = next => {}

@@ -64,7 +64,9 @@ impl Fake {
     async fn serve(self, number: usize, mut stream: DuplexStream) {
         let mut input = BytesMut::new();
         loop {
-            let Some(bytes) = frame::split(&mut input, frame::DEFAULT_MAX).unwrap() else {
+            // What is no frame is a look at whether this is TLS.
+            let Ok(split) = frame::split(&mut input, frame::DEFAULT_MAX) else { return };
+            let Some(bytes) = split else {
                 match stream.read_buf(&mut input).await {
                     Ok(0) | Err(_) => return,
                     Ok(_) => continue,

@@ -1,10 +1,15 @@
 //! Checkpoints: the codec of their contents, the directory they live in, and when they are taken.
 
 pub mod coordinator;
+pub mod document;
+pub mod import;
+mod inspect;
 pub mod lock;
 pub mod snapshot;
 pub mod state;
 pub mod store;
 
+pub use document::StateDocument;
+pub use inspect::inspect;
 pub use snapshot::CheckpointState;
 pub use store::{CheckpointId, CheckpointStore, Damaged, Stored};

@@ -115,14 +115,14 @@ impl CheckpointState {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::sink::committable::tests::any_committable;
     use milena::{Offset, TopicPartition};
     use proptest::prelude::*;
 
     prop_compose! {
-        fn any_state()(
+        pub(crate) fn any_state()(
             job in "[a-z]{0,5}", id: u64, parallelism: u32, delivery in 0..3, prefix: Option<String>, enumerator: Vec<u8>,
             offsets in prop::collection::vec(0..i64::MAX, 0..3), watermark: Option<i64>, subtasks: Vec<Option<i64>>,
             committables in prop::collection::vec(any_committable(), 0..3), held: Vec<u32>,

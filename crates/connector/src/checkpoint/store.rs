@@ -242,7 +242,8 @@ impl CheckpointStore {
     }
 }
 
-enum Unreadable {
+#[derive(Debug)]
+pub(super) enum Unreadable {
     Damaged(String),
     Later(i16),
 }
@@ -258,7 +259,7 @@ fn frame(body: &[u8]) -> Vec<u8> {
     out.finish()
 }
 
-fn unframe(bytes: &[u8]) -> std::result::Result<Vec<u8>, Unreadable> {
+pub(super) fn unframe(bytes: &[u8]) -> std::result::Result<Vec<u8>, Unreadable> {
     let damaged = |why: &str| Unreadable::Damaged(why.to_owned());
     let Some((header, body)) = bytes.split_at_checked(HEADER_BYTES) else {
         return Err(damaged("shorter than its header"));
@@ -287,11 +288,11 @@ fn unframe(bytes: &[u8]) -> std::result::Result<Vec<u8>, Unreadable> {
     Ok(body.to_vec())
 }
 
-fn file_name(id: CheckpointId) -> String {
+pub(super) fn file_name(id: CheckpointId) -> String {
     format!("{NAME}{id:020}")
 }
 
-fn parse_name(name: &str) -> Option<CheckpointId> {
+pub(super) fn parse_name(name: &str) -> Option<CheckpointId> {
     let digits = name.strip_prefix(NAME)?;
     let plain = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
     if plain { digits.parse().ok() } else { None }

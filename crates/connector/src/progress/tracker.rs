@@ -24,6 +24,7 @@ struct SplitProgress<T> {
     idle: IdleTimer,
     max_timestamp: Option<i64>,
     waits_for_first_record: bool,
+    paused: bool,
 }
 
 /// What a batch of elements did to the event time.
@@ -55,6 +56,7 @@ impl<T> Progress<T> {
             idle: IdleTimer::new(self.strategy.idleness(), now),
             max_timestamp: restored_max,
             waits_for_first_record: waits,
+            paused: false,
         };
         self.splits.insert(split, progress);
         self.combiner.remove(&split);
@@ -134,7 +136,7 @@ impl<T> Progress<T> {
     /// fetched data that was not handed out yet; such a split is active.
     pub fn on_tick(&mut self, now: Instant, is_busy: impl Fn(u32) -> bool) {
         for (split, progress) in &mut self.splits {
-            if is_busy(*split) {
+            if is_busy(*split) || progress.paused {
                 progress.idle.on_activity(now);
             }
             let idle = progress.waits_for_first_record || progress.idle.is_idle(now);
@@ -149,6 +151,19 @@ impl<T> Progress<T> {
         if self.assigned {
             self.combiner.recompute();
         }
+    }
+
+    /// A split waits for others of its alignment group, or goes on. While it waits it is not idle.
+    pub fn set_paused(&mut self, split: u32, paused: bool) {
+        if let Some(progress) = self.splits.get_mut(&split) {
+            progress.paused = paused;
+        }
+    }
+
+    /// Whether the whole was last reported idle.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.combiner.is_idle()
     }
 
     /// The next event for what is downstream.
@@ -245,6 +260,22 @@ mod tests {
         progress.on_assigned();
         progress.on_tick(now + SECOND * 9, |_| true);
         assert_eq!(drain(&mut progress), []);
+        assert_eq!(tick(&mut progress, now + SECOND * 9), []);
+        assert_eq!(tick(&mut progress, now + SECOND * 10), [ProgressEvent::Idle]);
+    }
+
+    /// FLINK-40093: a split that waits for its group has more to say.
+    // scenario: D50
+    #[test]
+    fn a_paused_split_is_not_idle_and_holds_the_watermark() {
+        let now = Instant::now();
+        let mut progress = Progress::new(WatermarkStrategy::<i64>::monotonous().with_idleness(SECOND));
+        progress.add(1, None, now);
+        progress.on_assigned();
+        progress.on_batch(1, &mut elements(&[100]), now);
+        progress.set_paused(1, true);
+        assert_eq!(tick(&mut progress, now + SECOND * 9), [ProgressEvent::Watermark(99)]);
+        progress.set_paused(1, false);
         assert_eq!(tick(&mut progress, now + SECOND * 9), []);
         assert_eq!(tick(&mut progress, now + SECOND * 10), [ProgressEvent::Idle]);
     }

@@ -1,15 +1,14 @@
 //! The prepared transactions of a job, from their snapshot to their commit.
 
-use std::collections::BTreeMap;
-
 use tokio::task::JoinSet;
 
 use super::control::{Halt, JobControl, Step};
 use crate::checkpoint::CheckpointId;
-use crate::sink::committable::{Committable, TransactionIdentity};
+use crate::sink::committable::Committable;
 use crate::sink::committer::{Committer, failure};
-use crate::sink::naming::{NamePool, TransactionName};
+use crate::sink::naming::NamePool;
 use crate::sink::outcome::Outcome;
+use crate::sink::pending::PendingCommits;
 use crate::sink::policy::{Judgement, LossPolicy, OutcomeCounts};
 use crate::{Error, ErrorKind};
 
@@ -30,7 +29,7 @@ pub(super) struct Commits {
     control: JobControl,
     policy: LossPolicy,
     counts: OutcomeCounts,
-    pending: BTreeMap<TransactionIdentity, Pending>,
+    pending: PendingCommits,
     running: JoinSet<Result<Ended, Halt>>,
 }
 
@@ -42,44 +41,30 @@ struct Ended {
     hung: Option<Outcome>,
 }
 
-struct Pending {
-    committable: Committable,
-    state: PendingState,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum PendingState {
-    /// Its checkpoint is not complete.
-    Prepared,
-    /// It is to be committed, when there is room.
-    Due,
-    Running,
-}
-
 impl Commits {
     pub(super) fn new(committer: Committer, control: JobControl, policy: LossPolicy) -> Self {
-        let (pending, running) = (BTreeMap::new(), JoinSet::new());
+        let (pending, running) = (PendingCommits::new(), JoinSet::new());
         Self { committer, control, policy, counts: OutcomeCounts::default(), pending, running }
     }
 
     /// Takes a transaction that a subtask prepared.
     pub(super) fn insert(&mut self, committable: Committable) {
-        self.pending.insert(committable.identity(), Pending { committable, state: PendingState::Prepared });
+        self.pending.insert(committable);
     }
 
     /// Takes over what was learned about a transaction since. One that was settled in the meantime stays settled.
     pub(super) fn update(&mut self, committable: Committable) {
-        if let Some(pending) = self.pending.get_mut(&committable.identity()) {
-            pending.committable = committable;
-        }
+        self.pending.update(committable);
     }
 
-    /// Every transaction whose outcome is not known, by checkpoint and name: what a checkpoint must hold.
-    pub(super) fn unsettled(&self) -> Vec<Committable> {
-        let mut all: Vec<Committable> =
-            self.pending.values().map(|pending| pending.committable.clone()).collect();
-        all.sort_by_key(|committable| (committable.checkpoint, committable.subtask));
-        all
+    /// What a checkpoint must hold: see [`PendingCommits::unsettled`].
+    pub(super) fn unsettled(&self, upto: CheckpointId) -> Vec<Committable> {
+        self.pending.unsettled(upto)
+    }
+
+    /// All transactions whose outcome is not known.
+    pub(super) fn pending(&self) -> impl Iterator<Item = &Committable> {
+        self.pending.iter()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -88,21 +73,14 @@ impl Commits {
 
     /// A checkpoint is complete: it and everything before it may be committed.
     pub(super) fn on_complete(&mut self, checkpoint: CheckpointId) {
-        for pending in self.pending.values_mut() {
-            if pending.state == PendingState::Prepared && pending.committable.checkpoint <= checkpoint {
-                pending.state = PendingState::Due;
-            }
-        }
+        self.pending.complete(checkpoint);
         self.start_due();
     }
 
     /// Starts what is due, oldest first, as far as there is room.
     fn start_due(&mut self) {
         while self.running.len() < AT_ONCE {
-            let due = self.pending.values_mut().filter(|pending| pending.state == PendingState::Due);
-            let Some(pending) = due.min_by_key(|pending| pending.committable.checkpoint) else { return };
-            pending.state = PendingState::Running;
-            let committable = pending.committable.clone();
+            let Some(committable) = self.pending.take_due() else { return };
             let (committer, control, policy) = (self.committer.clone(), self.control.clone(), self.policy);
             self.running.spawn(async move { settle(committer, control, policy, committable).await });
         }
@@ -117,7 +95,7 @@ impl Commits {
     ///
     /// # Cancellation
     /// Safe: nothing is lost.
-    pub(super) async fn next(&mut self, names: &NamePool, prefixes: &[String]) -> Result<Settled, Halt> {
+    pub(super) async fn next(&mut self, names: &NamePool) -> Result<Settled, Halt> {
         let joined = match self.running.join_next().await {
             Some(joined) => joined,
             None => std::future::pending().await,
@@ -131,9 +109,9 @@ impl Commits {
             self.counts.finished += u64::from(matches!(outcome, Outcome::Committed { .. }));
         }
         let settled = self.judge(&committable, &outcome)?;
-        self.pending.remove(&committable.identity());
+        self.pending.settle(&committable.identity());
         let id = &committable.transaction.transactional_id;
-        if let Some(name) = prefixes.iter().find_map(|prefix| TransactionName::parse(prefix, id)) {
+        if let Some(name) = names.grammar().parse(id) {
             names.release(name);
         }
         self.start_due();
@@ -163,8 +141,7 @@ impl Commits {
 
     /// Transactions that no complete checkpoint promises.
     pub(super) fn unpromised(&self) -> Vec<Committable> {
-        let prepared = self.pending.values().filter(|pending| pending.state == PendingState::Prepared);
-        prepared.map(|pending| pending.committable.clone()).collect()
+        self.pending.unpromised()
     }
 
     /// Ends everything on the way.

@@ -74,6 +74,7 @@ pub struct JobControl {
 
 struct Inner {
     stop: watch::Sender<bool>,
+    cancel: watch::Sender<bool>,
     metrics: watch::Sender<JobMetrics>,
     hooks: Option<Arc<dyn JobHooks>>,
 }
@@ -109,6 +110,7 @@ impl JobControl {
     fn build(hooks: Option<Arc<dyn JobHooks>>) -> Self {
         let inner = Inner {
             stop: watch::Sender::new(false),
+            cancel: watch::Sender::new(false),
             metrics: watch::Sender::new(JobMetrics::default()),
             hooks,
         };
@@ -119,6 +121,18 @@ impl JobControl {
     /// the job runs, and more than once.
     pub fn stop(&self) {
         self.inner.stop.send_replace(true);
+    }
+
+    /// Asks the job to end at once, without a checkpoint: what is open, and what is prepared and promised by no checkpoint, is aborted, so that
+    /// readers need not wait for the next start. `run` returns an error of kind `Closed`.
+    pub fn cancel(&self) {
+        self.inner.cancel.send_replace(true);
+    }
+
+    /// Whether the job is to end at once.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        *self.inner.cancel.borrow()
     }
 
     /// Whether a stop was asked for.
@@ -135,6 +149,10 @@ impl JobControl {
 
     pub(super) fn stopping(&self) -> watch::Receiver<bool> {
         self.inner.stop.subscribe()
+    }
+
+    pub(super) fn cancelled(&self) -> watch::Receiver<bool> {
+        self.inner.cancel.subscribe()
     }
 
     pub(super) fn publish(&self, metrics: JobMetrics) {

@@ -17,12 +17,13 @@ use super::recovery;
 use super::registry::PrefixClaim;
 use super::report::{Gauges, JobReport, job_watermark};
 use super::subtask::{ABORT_WITHIN, Command, Event, Snapshot, SubtaskContext};
+use super::time_left::TimeLeft;
 use crate::checkpoint::coordinator::{Action, Coordinator};
 use crate::checkpoint::state::Encoder;
 use crate::checkpoint::{CheckpointId, CheckpointState, CheckpointStore};
-use crate::sink::committer::Committer;
+use crate::sink::committer::{Committer, age};
 use crate::sink::naming::NamePool;
-use crate::source::{Command as SourceCommand, Discovered, Enumerator, Resolved};
+use crate::source::{Command as SourceCommand, Discovered, Enumerator, Resolved, SourceMetrics};
 use crate::{Error, ErrorKind, Result};
 
 /// How often numbers are published.
@@ -47,8 +48,8 @@ pub(super) struct Run<'a> {
     store: Option<Arc<CheckpointStore>>,
     source_client: Client,
     sink_client: Client,
-    prefixes: Vec<String>,
     names: NamePool,
+    time_left: TimeLeft,
     enumerator: Enumerator,
     schedule: Coordinator<Snapshot>,
     triggered: Instant,
@@ -82,7 +83,11 @@ impl<'a> Run<'a> {
             let _ = stopping.wait_for(|&stop| stop).await;
             tokio::time::sleep(config.stop_timeout).await;
         };
+        let mut cancelled = control.cancelled();
         let mut run = tokio::select! {
+            _ = cancelled.wait_for(|&cancel| cancel) => {
+                return Err(Error::new(ErrorKind::Closed, "the job was cancelled while it started").into());
+            }
             started = Self::start(pipeline, config, control, began, report) => started?,
             () = stopped => {
                 let text = format!("the job was stopped while it started, and did not get further within {:?}", config.stop_timeout);
@@ -137,7 +142,7 @@ impl<'a> Run<'a> {
         metrics.watermark = restored.as_ref().and_then(|state| state.watermark).max(metrics.watermark);
         metrics.checkpoint_watermark = restored.as_ref().and_then(|state| state.watermark);
         let before = (metrics.records_in, metrics.records_out);
-        let prefixes = recovery::prefixes(&sink, restored.as_ref());
+        let grammar = recovery::grammar(&sink, config.parallelism);
         let enumerator = persist::enumerator(pipeline, config.parallelism, restored)?;
         let committer = Committer::new(sink_client.clone(), sink.commit);
         let checkpoint = &config.checkpoint;
@@ -159,8 +164,8 @@ impl<'a> Run<'a> {
             store: opened.store,
             source_client,
             sink_client,
-            prefixes,
-            names: NamePool::new(),
+            names: NamePool::new(grammar, opened.next_id),
+            time_left: TimeLeft::new(sink.transaction_timeout),
             enumerator,
             schedule,
             triggered: Instant::now(),
@@ -188,6 +193,7 @@ impl<'a> Run<'a> {
         let gauges = Arc::new(Gauges::new());
         let context = SubtaskContext {
             subtask,
+            parallelism: self.config.parallelism,
             source_client: self.source_client.clone(),
             sink_client: self.sink_client.clone(),
             names: self.names.clone(),
@@ -205,6 +211,7 @@ impl<'a> Run<'a> {
 
     async fn drive(&mut self) -> Result<(), Halt> {
         let mut stopping = self.control.stopping();
+        let mut cancelled = self.control.cancelled();
         let mut publish_at = Instant::now();
         loop {
             self.carry_out_source_commands()?;
@@ -226,12 +233,15 @@ impl<'a> Run<'a> {
             tokio::select! {
                 Some(event) = self.events.recv() => self.on_event(event),
                 Some(ended) = self.subtasks.join_next() => return Err(early_end(ended)),
-                settled = self.commits.next(&self.names, &self.prefixes), if self.commits.is_running() => {
+                settled = self.commits.next(&self.names), if self.commits.is_running() => {
                     self.on_settled(settled?);
                 }
                 Some(looked) = self.lookups.join_next() => self.on_lookup(looked),
                 Some(written) = self.writing.join_next() => self.on_written(written)?,
                 _ = stopping.wait_for(|&stop| stop), if !stop_asked => self.request_last(),
+                _ = cancelled.wait_for(|&cancel| cancel) => {
+                    return Err(Error::new(ErrorKind::Closed, "the job was cancelled").into());
+                }
                 () = tokio::time::sleep_until(until.into()) => self.enumerator.tick(Instant::now()),
             }
         }
@@ -327,7 +337,7 @@ impl<'a> Run<'a> {
             splits: snapshots.iter().flat_map(|snapshot| snapshot.splits.iter().cloned()).collect(),
             watermark,
             subtask_watermarks: at_barrier.iter().map(|metrics| metrics.watermark).collect(),
-            committables: self.commits.unsettled(),
+            committables: self.commits.unsettled(id),
             writers: snapshots.iter().map(|snapshot| snapshot.writer.clone()).collect(),
         };
         let (store, client, control) = (self.store.clone(), self.sink_client.clone(), self.control.clone());
@@ -442,12 +452,25 @@ impl<'a> Run<'a> {
 
     fn update_watermark(&mut self) {
         let subtasks: Vec<_> = self.gauges.iter().map(|gauges| gauges.read()).collect();
+        let enumerator = self.enumerator.metrics();
+        let mut source = SourceMetrics {
+            dropped_partitions: enumerator.dropped,
+            failed_discoveries: enumerator.failures,
+            ..SourceMetrics::default()
+        };
+        for live in self.gauges.iter().filter_map(|gauges| gauges.source.get()) {
+            source.add(&live.read());
+        }
+        self.report.metrics.source = source;
         self.report.metrics.watermark = job_watermark(self.report.metrics.watermark, &subtasks);
         self.report.metrics.subtasks = subtasks;
     }
 
     fn publish(&mut self) {
         self.update_watermark();
+        let open = self.gauges.iter().filter_map(|gauges| gauges.open_for());
+        let pending = self.commits.pending().map(|committable| age(&committable.transaction));
+        let time_left = self.time_left.look(Instant::now(), open.chain(pending));
         let metrics = &mut self.report.metrics;
         metrics.outcomes.add(self.commits.take_counts());
         metrics.records_in =
@@ -455,6 +478,7 @@ impl<'a> Run<'a> {
         metrics.records_out =
             self.before.1 + metrics.subtasks.iter().map(|subtask| subtask.records_out).sum::<u64>();
         metrics.pending_commits = self.commits.len() as u64;
+        metrics.transaction_time_left = time_left;
         metrics.elapsed = self.began.elapsed();
         self.control.publish(metrics.clone());
     }

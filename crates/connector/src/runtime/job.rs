@@ -13,7 +13,7 @@ use super::driver::Run;
 use super::functions::{Chain, Filter, FlatMap, Identity, Map, MapAsync, TryMap};
 use super::report::JobReport;
 use super::subtask::{Subtask, SubtaskContext};
-use crate::sink::writer::Writer;
+use crate::sink::writer::{Writer, WriterContext};
 use crate::sink::{KafkaSink, SinkSettings};
 use crate::source::{
     Discovered, Enumerator, EnumeratorState, KafkaSource, ResolveRequest, Resolved, Split, resolve_offsets,
@@ -173,7 +173,7 @@ impl Job {
                 Err(Halt::Error(error)) => error,
             };
             let again = report.metrics.restarts < config.restart.attempts && may_restart(&error);
-            if !again || control.is_stopping() {
+            if !again || control.is_stopping() || control.is_cancelled() {
                 return Err(error);
             }
             report.metrics.restarts += 1;
@@ -182,10 +182,11 @@ impl Job {
                 config.checkpoint.restore = Restore::Latest;
             }
             tracing::warn!(%error, restart = report.metrics.restarts, "the job failed and starts again from its last checkpoint");
-            let mut stopping = control.stopping();
+            let (mut stopping, mut cancelled) = (control.stopping(), control.cancelled());
             tokio::select! {
                 () = tokio::time::sleep(config.restart.delay) => {}
                 _ = stopping.wait_for(|&stop| stop) => return Err(error),
+                _ = cancelled.wait_for(|&cancel| cancel) => return Err(error),
             }
         }
     }
@@ -261,9 +262,12 @@ where
     fn subtask(&self, context: SubtaskContext) -> BoxFuture<'static, std::result::Result<(), Halt>> {
         let (source, chain, sink) = (self.source.clone(), self.chain.clone(), self.sink.clone());
         Box::pin(async move {
-            let writer =
-                Writer::open(&sink, context.sink_client.clone(), context.subtask, context.names.clone())
-                    .await?;
+            let writer = WriterContext {
+                subtask: context.subtask,
+                parallelism: context.parallelism,
+                names: context.names.clone(),
+            };
+            let writer = Writer::open(&sink, context.sink_client.clone(), writer).await?;
             let reader = source.reader(&context.source_client);
             Subtask::new(context, reader, chain, writer).run().await
         })

@@ -28,6 +28,7 @@ mod recovery;
 mod registry;
 mod report;
 mod subtask;
+mod time_left;
 
 pub use config::{CheckpointConfig, JobConfig, Restart, Restore};
 pub use control::{JobControl, JobHooks, Step, Verdict};

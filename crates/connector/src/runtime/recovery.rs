@@ -8,10 +8,9 @@ use milena::{Client, ListFilter, TransactionState};
 use super::commits::{Commits, Settled};
 use super::control::{Halt, JobControl};
 use crate::checkpoint::CheckpointState;
-use crate::sink::committable::TransactionIdentity;
 use crate::sink::committer::Committer;
-use crate::sink::lingering::{Found, Probe, pattern, plan};
-use crate::sink::naming::{NamePool, TransactionName};
+use crate::sink::lingering::{Found, Probe, plan};
+use crate::sink::naming::{Grammar, NamePool};
 use crate::sink::{Delivery, OutcomeCounts, SinkSettings};
 use crate::{Error, ErrorKind, Result};
 
@@ -37,7 +36,7 @@ pub(super) async fn recover(
     control: &JobControl,
     counts: &mut OutcomeCounts,
 ) -> Result<Recovered, Halt> {
-    let prefixes = prefixes(sink, restored);
+    let grammars = grammars(sink, restored, parallelism);
     let mut done = Recovered::default();
     if let Some(state) = restored {
         let committer = Committer::new(client.clone(), sink.commit);
@@ -49,11 +48,11 @@ pub(super) async fn recover(
             state.committables.iter().map(|committable| committable.checkpoint).collect();
         checkpoints.sort_unstable();
         checkpoints.dedup();
-        let names = NamePool::new();
+        let names = NamePool::new(grammar(sink, parallelism), 0);
         for checkpoint in checkpoints {
             commits.on_complete(checkpoint);
             while commits.is_running() {
-                let settled = commits.next(&names, &prefixes).await;
+                let settled = commits.next(&names).await;
                 counts.add(commits.take_counts());
                 match settled? {
                     Settled::Committed => done.committed += 1,
@@ -62,22 +61,32 @@ pub(super) async fn recover(
             }
         }
     }
-    if !prefixes.is_empty() {
+    if !grammars.is_empty() {
         let known = Known { parallelism, restored };
-        done.aborted = abort_lingering(client, sink, &prefixes, &known).await?;
+        done.aborted = abort_lingering(client, sink, &grammars, &known).await?;
     }
     Ok(done)
 }
 
-/// The sink's prefix and, if it was another then, the checkpoint's.
-pub(super) fn prefixes(sink: &SinkSettings, restored: Option<&CheckpointState>) -> Vec<String> {
-    let mut prefixes: Vec<String> = sink.prefix.iter().cloned().collect();
-    if let Some(prefix) = restored.and_then(|state| state.prefix.as_ref())
-        && !prefixes.contains(prefix)
-    {
-        prefixes.push(prefix.clone());
+/// How the sink names the transactions of this run.
+pub(super) fn grammar(sink: &SinkSettings, parallelism: u32) -> Grammar {
+    Grammar::new(sink.prefix.clone().unwrap_or_default(), sink.naming, parallelism)
+}
+
+/// Under which names there may be leftovers: the sink's own, those it was told of, and, if that was another, the checkpoint's prefix.
+fn grammars(sink: &SinkSettings, restored: Option<&CheckpointState>, parallelism: u32) -> Vec<Grammar> {
+    let known = restored.map_or(0, |state| state.parallelism).max(parallelism);
+    let before = restored.and_then(|state| state.prefix.as_ref());
+    let own = sink.prefix.iter().chain(before).map(|prefix| (prefix, sink.naming));
+    let former = sink.former_names.iter().map(|(prefix, naming)| (prefix, *naming));
+    let mut grammars: Vec<Grammar> = Vec::new();
+    for (prefix, naming) in own.chain(former) {
+        let grammar = Grammar::new(prefix, naming, known);
+        if !grammars.contains(&grammar) {
+            grammars.push(grammar);
+        }
     }
-    prefixes
+    grammars
 }
 
 struct Known<'a> {
@@ -88,16 +97,17 @@ struct Known<'a> {
 async fn abort_lingering(
     client: &Client,
     sink: &SinkSettings,
-    prefixes: &[String],
+    grammars: &[Grammar],
     known: &Known<'_>,
 ) -> Result<u64> {
     let mut ids = Vec::new();
-    for prefix in prefixes {
-        match list(client, prefix).await {
+    for grammar in grammars {
+        let prefix = grammar.prefix();
+        match list(client, grammar).await {
             Ok(found) => ids.extend(found),
             Err(error) if error.kind() == milena::ErrorKind::Unsupported => {
                 if sink.delivery == Delivery::ExactlyOnce {
-                    return probe(client, sink, prefixes, known).await;
+                    return probe(client, sink, grammars, known).await;
                 }
                 tracing::warn!(
                     prefix,
@@ -127,13 +137,13 @@ async fn abort_lingering(
     Ok(count)
 }
 
-/// The ids to abort under one prefix. The committables of the restored checkpoint are settled by now, so none is kept.
-async fn list(client: &Client, prefix: &str) -> milena::Result<Vec<String>> {
+/// The ids to abort that are named in one way. The committables of the restored checkpoint are settled by now, so none is kept.
+async fn list(client: &Client, grammar: &Grammar) -> milena::Result<Vec<String>> {
     let transactions = client.transactions();
-    let own = format!("{prefix}-");
+    let own = format!("{}-", grammar.prefix());
     let filter =
         |pattern| ListFilter { states: vec![TransactionState::Ongoing], pattern, prefix: Some(own.clone()) };
-    let listed = match transactions.list(&filter(Some(pattern(prefix)))).await {
+    let listed = match transactions.list(&filter(Some(grammar.pattern()))).await {
         // Before Kafka 4.1 the whole list comes, and the grammar sorts it here.
         Err(error) if error.kind() == milena::ErrorKind::Unsupported => {
             transactions.list(&filter(None)).await?
@@ -149,20 +159,20 @@ async fn list(client: &Client, prefix: &str) -> milena::Result<Vec<String>> {
             producer_epoch: None,
         })
         .collect();
-    let kept: [TransactionIdentity; 0] = [];
-    Ok(plan(&[prefix], &found, &kept).abort)
+    Ok(plan(std::slice::from_ref(grammar), &found, &[]).abort)
 }
 
-async fn probe(client: &Client, sink: &SinkSettings, prefixes: &[String], known: &Known<'_>) -> Result<u64> {
+async fn probe(client: &Client, sink: &SinkSettings, grammars: &[Grammar], known: &Known<'_>) -> Result<u64> {
     let restored = known.restored;
     let subtasks = restored.map_or(0, |state| state.parallelism).max(known.parallelism).max(PROBED_AT_LEAST);
     let held = restored.into_iter().flat_map(|state| &state.writers).flat_map(|writer| &writer.held);
     let numbers = held.max().map_or(0, |&number| number.saturating_add(1)).max(PROBED_AT_LEAST);
     let mut aborted = 0;
-    for prefix in prefixes {
-        let mut probe = Probe::new(subtasks, numbers);
+    let checkpoint = restored.map_or(0, |state| state.id);
+    for grammar in grammars {
+        let mut probe = Probe::of(grammar.naming(), subtasks, numbers, checkpoint);
         while let Some(name) = probe.poll_name() {
-            let id = TransactionName::id(name, prefix);
+            let id = grammar.id(name);
             let (_, epoch) =
                 client.transactions().fence(&id, sink.transaction_timeout).await.map_err(|error| {
                     Error::new(ErrorKind::Client, format!("transactional id {id} can't be probed"))

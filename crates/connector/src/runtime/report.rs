@@ -1,13 +1,16 @@
 //! The numbers of a job: live ones while it runs, and the report at its end.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
 
 use crate::checkpoint::CheckpointId;
 use crate::sink::OutcomeCounts;
+use crate::sink::writer::Writer;
+use crate::source::{LiveMetrics, SourceMetrics};
 
 /// What a job is doing now.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -37,11 +40,16 @@ pub struct JobMetrics {
     pub outcomes: OutcomeCounts,
     /// Leftovers of an earlier run that were aborted at the start.
     pub aborted_lingering: u64,
+    /// How long the oldest unfinished transaction still has before its broker aborts it; `None` while there is none.
+    #[serde(serialize_with = "milliseconds_opt")]
+    pub transaction_time_left: Option<Duration>,
     /// Prepared transactions that wait for their commit.
     pub pending_commits: u64,
     /// The job's watermark in milliseconds: the smallest of the subtasks that are not idle. Never goes back, not even over a
     /// restart from a checkpoint.
     pub watermark: Option<i64>,
+    /// What the source counts: what it left out, reset, dropped, committed, and how far it is behind.
+    pub source: SourceMetrics,
     /// The subtasks.
     pub subtasks: Vec<SubtaskMetrics>,
     /// The next offset of each partition at the newest complete checkpoint, by `topic-partition`.
@@ -60,6 +68,10 @@ pub struct SubtaskMetrics {
     pub records_in: u64,
     /// Records handed to the producer.
     pub records_out: u64,
+    /// Records left out because they can't be written.
+    pub records_dropped: u64,
+    /// Records written to the dead-letter topic instead.
+    pub dead_letters: u64,
     /// Its watermark in milliseconds.
     pub watermark: Option<i64>,
     /// Whether none of its partitions has anything to say about time.
@@ -106,9 +118,16 @@ fn milliseconds_opt<S: Serializer>(duration: &Option<Duration>, out: S) -> Resul
 pub(super) struct Gauges {
     pub(super) records_in: AtomicU64,
     pub(super) records_out: AtomicU64,
+    records_dropped: AtomicU64,
+    dead_letters: AtomicU64,
+    /// Where `open_since` counts from.
+    origin: Instant,
+    /// When the open transaction began, in milliseconds and one since `origin`; 0 while there is none.
+    open_since: AtomicU64,
     watermark: AtomicI64,
     pub(super) idle: AtomicBool,
     pub(super) finished: AtomicBool,
+    pub(super) source: OnceLock<LiveMetrics>,
 }
 
 /// No watermark yet. It stays inside this file.
@@ -119,9 +138,14 @@ impl Gauges {
         Self {
             records_in: AtomicU64::new(0),
             records_out: AtomicU64::new(0),
+            records_dropped: AtomicU64::new(0),
+            dead_letters: AtomicU64::new(0),
+            origin: Instant::now(),
+            open_since: AtomicU64::new(0),
             watermark: AtomicI64::new(NO_WATERMARK),
             idle: AtomicBool::new(false),
             finished: AtomicBool::new(false),
+            source: OnceLock::new(),
         }
     }
 
@@ -130,11 +154,29 @@ impl Gauges {
         self.watermark.fetch_max(to, Ordering::Relaxed);
     }
 
+    /// Takes over what a writer knows.
+    pub(super) fn take_from<T>(&self, writer: &Writer<T>) {
+        let counts = writer.counts();
+        self.records_dropped.store(counts.dropped, Ordering::Relaxed);
+        self.dead_letters.store(counts.dead_letters, Ordering::Relaxed);
+        let since = writer.open_since().map(|since| since.saturating_duration_since(self.origin).as_millis());
+        let since = since.map_or(0, |since| u64::try_from(since).unwrap_or(u64::MAX - 1) + 1);
+        self.open_since.store(since, Ordering::Relaxed);
+    }
+
+    /// How long a transaction has been open.
+    pub(super) fn open_for(&self) -> Option<Duration> {
+        let since = self.open_since.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.origin.elapsed().saturating_sub(Duration::from_millis(since)))
+    }
+
     pub(super) fn read(&self) -> SubtaskMetrics {
         let watermark = self.watermark.load(Ordering::Relaxed);
         SubtaskMetrics {
             records_in: self.records_in.load(Ordering::Relaxed),
             records_out: self.records_out.load(Ordering::Relaxed),
+            records_dropped: self.records_dropped.load(Ordering::Relaxed),
+            dead_letters: self.dead_letters.load(Ordering::Relaxed),
             watermark: (watermark != NO_WATERMARK).then_some(watermark),
             idle: self.idle.load(Ordering::Relaxed),
             finished: self.finished.load(Ordering::Relaxed),

@@ -79,6 +79,7 @@ pub(super) struct Snapshot {
 /// What a subtask is given.
 pub(super) struct SubtaskContext {
     pub(super) subtask: u32,
+    pub(super) parallelism: u32,
     pub(super) source_client: Client,
     pub(super) sink_client: Client,
     pub(super) names: NamePool,
@@ -116,6 +117,8 @@ where
         chain: C,
         writer: Writer<C::Out>,
     ) -> Self {
+        // It is set once for each subtask, whose gauges are new.
+        let _ = context.gauges.source.set(reader.live_metrics());
         Self { context, reader, chain, writer, reading: true, settling: false }
     }
 
@@ -213,6 +216,7 @@ where
         self.writer.flush(last).await?;
         self.context.control.reach(Step::AfterFlush, Some(subtask))?;
         let committable = self.writer.prepare(checkpoint).await?;
+        self.context.gauges.take_from(&self.writer);
         self.context.control.reach(Step::AfterPrepare, Some(subtask))?;
         let snapshot = Snapshot {
             splits: self.reader.snapshot(checkpoint),
@@ -247,6 +251,7 @@ where
                         gauges.records_out.fetch_add(1, Ordering::Relaxed);
                     }
                 }
+                gauges.take_from(&self.writer);
             }
             ReaderEvent::Watermark(watermark) => gauges.raise_watermark(watermark),
             ReaderEvent::Idle => gauges.idle.store(true, Ordering::Relaxed),

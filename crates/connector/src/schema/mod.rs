@@ -4,9 +4,14 @@
 //! A [`Serializer`] fills one [`SinkRecord`], or asks for the element to be left out. What happens to a record that can't be
 //! deserialized is a policy, [`OnRecordError`], never a silent choice; an error always carries topic, partition and offset.
 
+mod parts;
 mod read;
 mod write;
 
+pub use parts::{
+    Charset, FromCollectingFn, JsonKeyValueDeserializer, KeyValue, PartDeserializer, TextDeserializer,
+    ValueOnly, from_collecting_fn,
+};
 pub use read::{
     BytesDeserializer, FromFn, JsonDeserializer, OwnedKafkaRecord, RecordDeserializer, StringDeserializer,
     from_fn,
@@ -55,13 +60,28 @@ pub trait Deserializer<T>: Send {
 }
 
 /// What a source does with a record that its deserializer refuses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum OnRecordError {
     /// The job fails with an error that names topic, partition and offset. The default.
     #[default]
     Fail,
     /// The record is left out, counted in the reader's metrics, and logged.
     Skip,
+    /// The record is written to another topic, with its key, value, headers and timestamp as they are and headers that say where it
+    /// was and what is wrong with it; counted and logged. It is acknowledged there before the position moves over it; after a crash
+    /// it may come twice.
+    DeadLetter {
+        /// The topic, which must exist.
+        topic: std::sync::Arc<str>,
+    },
+}
+
+impl OnRecordError {
+    /// Refused records go to this topic.
+    #[must_use]
+    pub fn dead_letter(topic: impl Into<std::sync::Arc<str>>) -> Self {
+        Self::DeadLetter { topic: topic.into() }
+    }
 }
 
 /// An element with its event time and where it came from.

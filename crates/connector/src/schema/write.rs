@@ -47,6 +47,12 @@ impl SinkRecord {
         self
     }
 
+    /// Leaves the partition to the partitioner again.
+    pub fn clear_partition(&mut self) -> &mut Self {
+        self.partition = None;
+        self
+    }
+
     /// Sets the key.
     pub fn set_key(&mut self, key: impl Into<Vec<u8>>) -> &mut Self {
         self.key = Some(key.into());

@@ -260,7 +260,7 @@ impl Committer {
 }
 
 /// How long a transaction has been open, by the coordinator's clock when it began and this machine's now; zero if that is not known.
-fn age(transaction: &PreparedTransaction) -> Duration {
+pub(crate) fn age(transaction: &PreparedTransaction) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let began = transaction.start_time_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
     began.map_or(Duration::ZERO, |began| now.saturating_sub(began))

@@ -9,12 +9,18 @@
 //! prepared; the checkpoint that holds it is written; only then is it committed, by the coordinator, with a request that any
 //! process could send. After a crash the next job commits what the checkpoint holds and aborts what it does not.
 
+pub mod classic;
 pub mod committable;
 pub mod committer;
 pub mod lingering;
 pub mod naming;
+mod options;
 pub mod outcome;
+pub mod partitioning;
+pub mod pending;
 pub mod policy;
+pub mod records;
+pub mod serialization;
 pub mod writer;
 
 use std::fmt;
@@ -25,10 +31,14 @@ use milena::{ClientConfig, ProducerConfig};
 
 use crate::schema::Serializer;
 use crate::{Error, ErrorKind, Result};
-use naming::check_prefix;
+use naming::{Naming, check_prefix};
 use outcome::Limits;
 
+pub use classic::{FlinkKafkaProducer, Semantic};
+pub use partitioning::{Place, SinkPartitioner, SinkPartitioning};
 pub use policy::{LossPolicy, OnHanging, OnLoss, OutcomeCounts};
+pub use records::{DEAD_LETTER_HEADERS, OnRecordError, OnWritten, Written};
+pub use serialization::{RecordSerializer, RecordSerializerBuilder};
 
 /// What a sink promises about each element.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -43,17 +53,6 @@ pub enum Delivery {
     ExactlyOnce,
 }
 
-/// Where a sink writes a record whose serializer names no partition.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum SinkPartitioning {
-    /// The producer's partitioner decides: by default the key's hash, or the emptiest batch without a key. The default.
-    #[default]
-    Producer,
-    /// Each subtask writes one partition: subtask number modulo partition count (Flink's fixed partitioner). With fewer
-    /// subtasks than partitions some partitions stay empty.
-    Fixed,
-}
-
 type SerializerFactory<T> = Arc<dyn Fn() -> Box<dyn Serializer<T>> + Send + Sync>;
 
 /// Checked settings of a sink, without its serializer.
@@ -65,12 +64,20 @@ pub struct SinkSettings {
     pub delivery: Delivery,
     /// The first part of the names of transactions.
     pub prefix: Option<String>,
+    /// How transactions are named.
+    pub naming: Naming,
+    /// Prefixes and namings of earlier deployments, whose leftovers are aborted too.
+    pub former_names: Vec<(String, Naming)>,
     /// How long a broker lets a transaction be open.
     pub transaction_timeout: Duration,
     /// How records are batched and sent.
     pub producer: ProducerConfig,
     /// Where records without a partition go.
     pub partitioning: SinkPartitioning,
+    /// What happens to a record that can't be written.
+    pub on_record_error: OnRecordError,
+    /// Who is told of records that are written.
+    pub written: Written,
     /// How long commits are tried and verified.
     pub commit: Limits,
     /// What happens when a transaction is lost, by outcome.
@@ -92,9 +99,13 @@ impl<T> KafkaSink<T> {
             serializer: None,
             delivery: Delivery::default(),
             prefix: None,
+            naming: Naming::default(),
+            former_names: Vec::new(),
             transaction_timeout: DEFAULT_TRANSACTION_TIMEOUT,
             producer: ProducerConfig::default(),
             partitioning: SinkPartitioning::default(),
+            on_record_error: OnRecordError::default(),
+            written: Written::default(),
             commit: Limits::default(),
             on_loss: LossPolicy::default(),
         }
@@ -128,9 +139,13 @@ pub struct KafkaSinkBuilder<T> {
     serializer: Option<SerializerFactory<T>>,
     delivery: Delivery,
     prefix: Option<String>,
+    naming: Naming,
+    former_names: Vec<(String, Naming)>,
     transaction_timeout: Duration,
     producer: ProducerConfig,
     partitioning: SinkPartitioning,
+    on_record_error: OnRecordError,
+    written: Written,
     commit: Limits,
     on_loss: LossPolicy,
 }
@@ -174,6 +189,36 @@ impl<T> KafkaSinkBuilder<T> {
     #[must_use]
     pub fn transactional_id_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = Some(prefix.into());
+        self
+    }
+
+    /// How transactions are named. Default [`Naming::Pooling`]. It may change from run to run: say which it was with
+    /// [`former_names`](Self::former_names).
+    #[must_use]
+    pub fn naming(mut self, naming: Naming) -> Self {
+        self.naming = naming;
+        self
+    }
+
+    /// A prefix and naming that an earlier deployment of this job used, other than the restored checkpoint's: what it left open is aborted
+    /// at the start, too. Again for more.
+    #[must_use]
+    pub fn former_names(mut self, prefix: impl Into<String>, naming: Naming) -> Self {
+        self.former_names.push((prefix.into(), naming));
+        self
+    }
+
+    /// What happens to a record that can never be written. Default: the job fails.
+    #[must_use]
+    pub fn on_record_error(mut self, policy: OnRecordError) -> Self {
+        self.on_record_error = policy;
+        self
+    }
+
+    /// Calls a function for each record that is in the log, with its partition and offset: see [`OnWritten`].
+    #[must_use]
+    pub fn on_written(mut self, callback: impl Fn(&milena::RecordMetadata) + Send + Sync + 'static) -> Self {
+        self.written = Written(Some(Arc::new(callback)));
         self
     }
 
@@ -225,6 +270,9 @@ impl<T> KafkaSinkBuilder<T> {
             self.client.ok_or_else(|| misuse("a sink needs a client configuration: call `client`"))?;
         let serializer =
             self.serializer.ok_or_else(|| misuse("a sink needs a serializer: call `serializer`"))?;
+        for (prefix, _) in &self.former_names {
+            check_prefix(prefix).map_err(|error| misuse(&error.to_string()))?;
+        }
         if let Some(prefix) = &self.prefix {
             check_prefix(prefix).map_err(|error| misuse(&error.to_string()))?;
         } else if self.delivery == Delivery::ExactlyOnce {
@@ -239,9 +287,13 @@ impl<T> KafkaSinkBuilder<T> {
             client,
             delivery: self.delivery,
             prefix: self.prefix,
+            naming: self.naming,
+            former_names: self.former_names,
             transaction_timeout: self.transaction_timeout,
             producer: self.producer,
             partitioning: self.partitioning,
+            on_record_error: self.on_record_error,
+            written: self.written,
             commit: self.commit,
             on_loss: self.on_loss,
         };

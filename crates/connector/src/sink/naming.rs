@@ -1,16 +1,24 @@
-//! Names of transactions: `prefix-subtask-number`, and which number comes next.
+//! Names of transactions, and which one comes next.
+//!
+//! | naming | id | number |
+//! |---|---|---|
+//! | [`Naming::Pooling`] | `prefix-subtask-number` | the smallest that no unfinished transaction of the subtask holds |
+//! | [`Naming::Incrementing`] | `prefix-subtask-number` | the checkpoint it is meant for |
+//! | [`Naming::Classic`] | `prefix-counter` | as pooling, from the subtask's range of the counter |
 //!
 //! A name is used again as soon as the commit of its last transaction is confirmed, always through `InitProducerId`, which
-//! gives it a new epoch; so a job needs two or three names per subtask for its whole life, and a broker keeps as few entries.
-//! The number of a new transaction is the smallest one that no unfinished transaction holds (Flink's POOLING strategy).
+//! gives it a new epoch; so with pooling a job needs two or three names per subtask for its whole life, and a broker keeps as
+//! few entries. Incrementing leaves a new one behind with every checkpoint.
 //!
 //! The grammar is strict, since whatever matches it may be aborted as a leftover of this job: the exact prefix, a dash, a
 //! number, a dash, a number, each as this module writes it. `job` claims no name of `job-1` or of `job-a`, see
-//! [`TransactionName::parse`].
+//! [`TransactionName::parse`]. Only a job with classic names claims `job-1`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::checkpoint::CheckpointId;
 
 /// The longest prefix in bytes (Flink's limit; Kafka stores an id with a two-byte length).
 pub const MAX_PREFIX_BYTES: usize = 32_000;
@@ -47,6 +55,100 @@ impl TransactionName {
 fn parse_number(text: &str) -> Option<u32> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     if plain { text.parse().ok() } else { None }
+}
+
+/// How the transactions of a job are named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Naming {
+    /// `prefix-subtask-number`, few names used again and again (Flink's POOLING). The default.
+    #[default]
+    Pooling,
+    /// `prefix-subtask-checkpoint`, each name used once (Flink's INCREMENTING). For brokers that can't list transactions, whose
+    /// leftovers are then found by counting up from the restored checkpoint.
+    Incrementing,
+    /// `prefix-counter`, the names of Flink's classic producer, for jobs that come from there.
+    Classic(ClassicNames),
+}
+
+/// The layout of classic names: subtask `s` of `p` has the counters `s * pool_size` to `(s + 1) * pool_size - 1`, and when these
+/// are taken the same range behind `pool_size * p`, and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClassicNames {
+    /// Names per subtask in the first range. Default 5. Flink: `kafkaProducersPoolSize`.
+    pub pool_size: u32,
+    /// Where transactions can't be listed, leftovers are looked for in so many ranges: after a crash before the first checkpoint a job may
+    /// come back with as many times fewer subtasks. Default 5. Flink: `SAFE_SCALE_DOWN_FACTOR`.
+    pub safe_scale_down_factor: u32,
+}
+
+impl Default for ClassicNames {
+    fn default() -> Self {
+        Self { pool_size: 5, safe_scale_down_factor: 5 }
+    }
+}
+
+/// Writes and reads the names of one job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grammar {
+    prefix: String,
+    naming: Naming,
+    /// Classic counters depend on it.
+    parallelism: u32,
+}
+
+impl Grammar {
+    /// The names of a job with so many subtasks.
+    #[must_use]
+    pub fn new(prefix: impl Into<String>, naming: Naming, parallelism: u32) -> Self {
+        Self { prefix: prefix.into(), naming, parallelism: parallelism.max(1) }
+    }
+
+    /// The prefix.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The naming.
+    #[must_use]
+    pub fn naming(&self) -> Naming {
+        self.naming
+    }
+
+    /// The transactional id of a name.
+    #[must_use]
+    pub fn id(&self, name: TransactionName) -> String {
+        let Naming::Classic(classic) = self.naming else { return name.id(&self.prefix) };
+        let pool = u64::from(classic.pool_size.max(1));
+        let (range, within) = (u64::from(name.number) / pool, u64::from(name.number) % pool);
+        let counter = range * pool * u64::from(self.parallelism) + u64::from(name.subtask) * pool + within;
+        format!("{}-{counter}", self.prefix)
+    }
+
+    /// Takes an id of this job apart. With classic names the result is of this parallelism, whoever wrote the id.
+    #[must_use]
+    pub fn parse(&self, id: &str) -> Option<TransactionName> {
+        let Naming::Classic(classic) = self.naming else { return TransactionName::parse(&self.prefix, id) };
+        let counter = u64::from(parse_number(id.strip_prefix(&self.prefix)?.strip_prefix('-')?)?);
+        let pool = u64::from(classic.pool_size.max(1));
+        let width = pool * u64::from(self.parallelism);
+        let (range, rest) = (counter / width, counter % width);
+        let number = range * pool + rest % pool;
+        Some(TransactionName {
+            subtask: u32::try_from(rest / pool).ok()?,
+            number: u32::try_from(number).ok()?,
+        })
+    }
+
+    /// The pattern for `ListTransactions` (a full match, in RE2 syntax) of all ids that may belong to the job.
+    #[must_use]
+    pub fn pattern(&self) -> String {
+        let numbers = match self.naming {
+            Naming::Pooling | Naming::Incrementing => "-[0-9]+-[0-9]+",
+            Naming::Classic(_) => "-[0-9]+",
+        };
+        format!("{}{numbers}", regex::escape(&self.prefix))
+    }
 }
 
 /// Why a prefix can't be used.
@@ -90,141 +192,95 @@ pub fn check_prefix(prefix: &str) -> Result<(), PrefixError> {
     }
 }
 
+/// A name for the next transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// The name.
+    pub name: TransactionName,
+    /// Names that were passed over and must be initialised all the same: with [`Naming::Incrementing`] a gap would end the search for
+    /// leftovers too early.
+    pub passed_over: Vec<TransactionName>,
+}
+
 /// The names that unfinished transactions of this job hold. Clones share their contents: writers reserve, the committer
 /// releases.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct NamePool {
-    held: Arc<Mutex<BTreeMap<u32, BTreeSet<u32>>>>,
+    grammar: Grammar,
+    first_checkpoint: CheckpointId,
+    subtasks: Arc<Mutex<BTreeMap<u32, Subtask>>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Subtask {
+    held: BTreeSet<u32>,
+    /// The last number that was given out, in order.
+    last: Option<u32>,
 }
 
 impl NamePool {
-    /// A pool in which nothing is held.
+    /// A pool in which nothing is held; the first transaction is meant for `first_checkpoint`.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(grammar: Grammar, first_checkpoint: CheckpointId) -> Self {
+        Self { grammar, first_checkpoint, subtasks: Arc::default() }
     }
 
-    /// Takes the smallest number that no unfinished transaction of the subtask holds.
+    /// How the names are written.
     #[must_use]
-    pub fn reserve(&self, subtask: u32) -> TransactionName {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let numbers = held.entry(subtask).or_default();
-        let mut number = 0;
-        while numbers.contains(&number) {
+    pub fn grammar(&self) -> &Grammar {
+        &self.grammar
+    }
+
+    /// The checkpoint that the first transaction is meant for.
+    #[must_use]
+    pub fn first_checkpoint(&self) -> CheckpointId {
+        self.first_checkpoint
+    }
+
+    /// Takes a name for a transaction that is meant for `checkpoint`: none that an unfinished transaction of the subtask holds.
+    #[must_use]
+    pub fn reserve(&self, subtask: u32, checkpoint: CheckpointId) -> Reserved {
+        let mut subtasks = self.subtasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = subtasks.entry(subtask).or_default();
+        let incrementing = self.grammar.naming == Naming::Incrementing;
+        let as_number = |checkpoint: CheckpointId| u32::try_from(checkpoint).unwrap_or(u32::MAX);
+        let mut number = if incrementing { as_number(checkpoint) } else { 0 };
+        while entry.held.contains(&number) {
             number += 1;
         }
-        numbers.insert(number);
-        TransactionName { subtask, number }
+        let first = entry.last.map_or(as_number(self.first_checkpoint), |last| last.saturating_add(1));
+        let gap = if incrementing { first..number } else { 0..0 };
+        entry.held.insert(number);
+        entry.last = Some(entry.last.map_or(number, |last| last.max(number)));
+        let passed_over = gap.map(|number| TransactionName { subtask, number }).collect();
+        Reserved { name: TransactionName { subtask, number }, passed_over }
     }
 
     /// Marks a name as held by an unfinished transaction that this pool did not hand out.
     pub fn hold(&self, name: TransactionName) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.entry(name.subtask).or_default().insert(name.number);
+        let mut subtasks = self.subtasks.lock().unwrap_or_else(PoisonError::into_inner);
+        subtasks.entry(name.subtask).or_default().held.insert(name.number);
     }
 
     /// Gives a name back: its transaction is finished, or was never begun.
     pub fn release(&self, name: TransactionName) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(numbers) = held.get_mut(&name.subtask) {
-            numbers.remove(&name.number);
+        let mut subtasks = self.subtasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = subtasks.get_mut(&name.subtask) {
+            entry.held.remove(&name.number);
         }
     }
 
     /// The names held now, in order.
     #[must_use]
     pub fn held(&self) -> Vec<TransactionName> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.iter()
-            .flat_map(|(&subtask, numbers)| {
-                numbers.iter().map(move |&number| TransactionName { subtask, number })
-            })
-            .collect()
+        let subtasks = self.subtasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = subtasks.iter().flat_map(|(&subtask, entry)| {
+            entry.held.iter().map(move |&number| TransactionName { subtask, number })
+        });
+        names.collect()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn a_name_is_found_in_its_id(prefix in "[a-z0-9.-]{1,12}", subtask: u32, number: u32) {
-            let name = TransactionName { subtask, number };
-            prop_assert_eq!(TransactionName::parse(&prefix, &name.id(&prefix)), Some(name));
-        }
-
-        #[test]
-        fn only_what_is_written_is_read(id in "(job|jo|job-1)(-[0-9a+]{0,3}){0,4}") {
-            if let Some(name) = TransactionName::parse("job", &id) {
-                prop_assert_eq!(name.id("job"), id);
-            }
-        }
-
-        #[test]
-        fn the_smallest_free_number_is_taken(busy: BTreeSet<u8>) {
-            let pool = NamePool::new();
-            for &number in &busy {
-                pool.hold(TransactionName { subtask: 3, number: u32::from(number) });
-            }
-            let name = pool.reserve(3);
-            prop_assert!((0..name.number).all(|below| busy.contains(&(below as u8))));
-            prop_assert!(u8::try_from(name.number).map_or(true, |number| !busy.contains(&number)));
-        }
-    }
-
-    #[test]
-    fn foreign_ids_are_not_ours() {
-        for id in [
-            "job",
-            "job-",
-            "job-1",
-            "job-1-",
-            "job--1",
-            "job-1-2-3",
-            "job-a-1",
-            "job-1-b",
-            "job-01-2",
-            "job-1-02",
-            "job-+1-2",
-            "job-1--2",
-            "jobs-1-2",
-            "job-1-4294967296",
-            "my-job-1-2",
-            "job1-2",
-            "job-1 -2",
-            "job-١-2",
-        ] {
-            assert_eq!(TransactionName::parse("job", id), None, "{id}");
-        }
-        assert_eq!(TransactionName::parse("job-1", "job-1-2"), None);
-        assert_eq!(
-            TransactionName::parse("job-1", "job-1-2-3"),
-            Some(TransactionName { subtask: 2, number: 3 })
-        );
-    }
-
-    #[test]
-    fn busy_names_are_skipped_and_freed_ones_come_back() {
-        let pool = NamePool::new();
-        let at = |number| TransactionName { subtask: 0, number };
-        pool.hold(at(2));
-        pool.hold(at(4));
-        let taken: Vec<u32> = (0..5).map(|_| pool.reserve(0).number).collect();
-        assert_eq!(taken, [0, 1, 3, 5, 6]);
-        pool.release(at(2));
-        assert_eq!(pool.reserve(0).number, 2);
-        pool.release(at(4));
-        assert_eq!(pool.reserve(0).number, 4);
-        assert_eq!(pool.reserve(1).number, 0, "subtasks do not share numbers");
-    }
-
-    #[test]
-    fn prefixes_are_checked() {
-        assert_eq!(check_prefix("orders"), Ok(()));
-        assert_eq!(check_prefix(""), Err(PrefixError::Empty));
-        assert_eq!(check_prefix("a\nb"), Err(PrefixError::Control));
-        assert!(matches!(check_prefix(&"x".repeat(MAX_PREFIX_BYTES + 1)), Err(PrefixError::TooLong(_))));
-    }
-}
+#[path = "naming_tests.rs"]
+mod tests;

@@ -386,6 +386,9 @@ impl Settlement {
                     TransactionState::CompleteAbort | TransactionState::PrepareAbort if !newer => {
                         "it timed out or was aborted by someone"
                     }
+                    TransactionState::PrepareCommit | TransactionState::CompleteCommit if !newer => {
+                        "the coordinator has decided to commit it"
+                    }
                     _ if taken => "another instance took the id",
                     _ => "the coordinator stands at another transaction",
                 };

@@ -8,41 +8,78 @@
 //! * A transaction is begun with its first record: there are no empty ones to commit or to checkpoint.
 //! * Each transaction has its own producer id and epoch, for each begins with `InitProducerId`.
 
+mod transactions;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::pending;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use milena::protocol::error_code::ErrorCode;
+use milena::cluster::Topic;
 use milena::protocol::records::Header;
-use milena::{
-    Client, PartitionId, Producer, ProducerConfig, ProducerRecord, Ticket, TransactionConfig,
-    TransactionalProducer,
-};
+use milena::{Client, PartitionId, Producer, ProducerRecord, RecordMetadata, Ticket};
 
 use super::committable::Committable;
-use super::naming::{NamePool, TransactionName};
+use super::naming::NamePool;
+use super::partitioning::Place;
+use super::records::{DEAD_LETTER_HEADERS, OnRecordError, Written, is_about_the_record};
 use super::{Delivery, KafkaSink, SinkPartitioning};
 use crate::checkpoint::CheckpointId;
 use crate::checkpoint::snapshot::WriterState;
 use crate::schema::{Emit, Serializer, SinkRecord};
 use crate::{Error, ErrorKind, Result};
+use transactions::{Current, Transactions};
 
-/// An initialised producer that waited this long is initialised again before use: brokers forget ids after days.
-const READY_FOR: Duration = Duration::from_secs(3600);
+/// Which writer it is.
+#[derive(Clone, Debug)]
+pub struct WriterContext {
+    /// The subtask, from 0.
+    pub subtask: u32,
+    /// How many subtasks there are.
+    pub parallelism: u32,
+    /// The names that unfinished transactions of the job hold.
+    pub names: NamePool,
+}
+
+/// What a writer has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriterCounts {
+    /// Records left out because they can't be written, by [`OnRecordError::Drop`].
+    pub dropped: u64,
+    /// Records written to the dead-letter topic instead.
+    pub dead_letters: u64,
+}
 
 /// Writes the elements of one subtask.
 pub struct Writer<T> {
     client: Client,
-    subtask: u32,
+    context: WriterContext,
     partitioning: SinkPartitioning,
+    on_record_error: OnRecordError,
+    written: Written,
     serializer: Box<dyn Serializer<T>>,
     record: SinkRecord,
     path: Path,
     /// Records sent and not yet known to be written, oldest first.
-    unconfirmed: VecDeque<Ticket>,
+    unconfirmed: VecDeque<Sent>,
+    partitions: Option<Partitions>,
+    turn: u64,
     taken: u32,
+    counts: WriterCounts,
+}
+
+/// A record on its way.
+struct Sent {
+    ticket: Ticket,
+    /// The record itself, where it may have to become a dead letter.
+    kept: Option<Box<SinkRecord>>,
+}
+
+/// The partitions of the topic that was written last.
+struct Partitions {
+    topic: Arc<Topic>,
+    ids: Vec<PartitionId>,
 }
 
 /// Confirmations are looked at once for so many elements: each look costs a lock.
@@ -50,26 +87,12 @@ const LOOK_EVERY: u32 = 64;
 
 enum Path {
     Plain { producer: Producer, flush: bool },
-    Transactions(Transactions),
-}
-
-struct Transactions {
-    names: NamePool,
-    prefix: String,
-    timeout: Duration,
-    producer: ProducerConfig,
-    current: Current,
-}
-
-enum Current {
-    None,
-    Ready { name: TransactionName, producer: Box<TransactionalProducer>, since: Instant },
-    Open { name: TransactionName, producer: Box<TransactionalProducer>, since: Instant },
+    Transactions(Box<Transactions>),
 }
 
 impl<T> fmt::Debug for Writer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Writer").field("subtask", &self.subtask).finish_non_exhaustive()
+        f.debug_struct("Writer").field("context", &self.context).finish_non_exhaustive()
     }
 }
 
@@ -82,81 +105,105 @@ impl<T> Writer<T> {
     ///
     /// # Cancellation
     /// Dropping the future leaves at most an initialised transactional id behind.
-    pub async fn open(sink: &KafkaSink<T>, client: Client, subtask: u32, names: NamePool) -> Result<Self> {
+    pub async fn open(sink: &KafkaSink<T>, client: Client, context: WriterContext) -> Result<Self> {
         let settings = &sink.settings;
-        let path = match (settings.delivery, &settings.prefix) {
-            (Delivery::ExactlyOnce, Some(prefix)) => Path::Transactions(Transactions {
-                names,
-                prefix: prefix.clone(),
-                timeout: settings.transaction_timeout,
-                producer: settings.producer.clone(),
-                current: Current::None,
-            }),
-            (Delivery::ExactlyOnce, None) => {
-                return Err(Error::new(ErrorKind::Misuse, "exactly once needs a transactional id prefix"));
-            }
-            (delivery @ (Delivery::None | Delivery::AtLeastOnce), _) => {
+        let path = match settings.delivery {
+            Delivery::ExactlyOnce => Path::Transactions(Box::new(Transactions::new(settings, &context))),
+            delivery @ (Delivery::None | Delivery::AtLeastOnce) => {
                 let producer = Producer::new(&client, settings.producer.clone())?;
                 Path::Plain { producer, flush: delivery == Delivery::AtLeastOnce }
             }
         };
         let mut writer = Self {
             client,
-            subtask,
-            partitioning: settings.partitioning,
+            context,
+            partitioning: settings.partitioning.clone(),
+            on_record_error: settings.on_record_error.clone(),
+            written: settings.written.clone(),
             serializer: (sink.serializer)(),
             record: SinkRecord::new(),
             path,
             unconfirmed: VecDeque::new(),
+            partitions: None,
+            turn: 0,
             taken: 0,
+            counts: WriterCounts::default(),
         };
         writer.begin_next().await?;
         Ok(writer)
     }
 
     /// Takes one element: it becomes a record, which [`send`](Self::send) writes. Returns whether there is one to write; the
-    /// serializer may skip the element.
+    /// serializer may skip the element, and the policy may drop one that can't be serialized.
     ///
     /// # Errors
-    /// `Schema` if the serializer fails; the error of a record sent before.
+    /// `Schema` if the serializer fails and the policy is to fail; the error of a record sent before.
     pub fn take(&mut self, value: &T, timestamp: i64) -> Result<bool> {
         self.taken = self.taken.wrapping_add(1);
         if self.taken.is_multiple_of(LOOK_EVERY) {
             self.take_confirmed()?;
         }
         self.record.clear();
-        let emit = self.serializer.serialize(value, timestamp, &mut self.record).map_err(|error| {
-            Error::new(
-                ErrorKind::Schema,
-                format!("an element can't be serialized (subtask {})", self.subtask),
-            )
-            .with_source(error)
-        })?;
-        Ok(emit == Emit::Write)
+        match self.serializer.serialize(value, timestamp, &mut self.record) {
+            Ok(emit) => Ok(emit == Emit::Write),
+            Err(error) => {
+                let text = format!("an element can't be serialized (subtask {})", self.context.subtask);
+                let error = Error::new(ErrorKind::Schema, text).with_source(error);
+                self.pass_over(error)
+            }
+        }
     }
 
     /// Writes the record of the element taken last, with the element's event time unless the serializer set another. Waits for
     /// room in the producer's buffer only.
     ///
     /// # Errors
-    /// What makes the record impossible to write.
+    /// What makes the record impossible to write, if the policy is to fail.
     ///
     /// # Cancellation
     /// Dropping the future may leave the record sent or not sent.
     pub async fn send(&mut self, timestamp: i64) -> Result<()> {
+        if let Path::Transactions(transactions) = &mut self.path {
+            transactions.begin(&self.client).await?;
+        }
+        match self.try_send(timestamp).await {
+            Ok(ticket) => {
+                self.turn = self.turn.wrapping_add(1);
+                let keep = matches!(self.path, Path::Plain { .. })
+                    && matches!(self.on_record_error, OnRecordError::DeadLetter { .. });
+                let kept = keep.then(|| Box::new(self.record.clone()));
+                let timed = kept.map(|mut record| {
+                    if record.timestamp().is_none() && timestamp >= 0 {
+                        record.set_timestamp(timestamp);
+                    }
+                    record
+                });
+                self.unconfirmed.push_back(Sent { ticket, kept: timed });
+                Ok(())
+            }
+            Err(Unsent::Record(error)) => match self.pass_over(error)? {
+                // It is a dead letter now, and a dead letter that can't be written either fails the job.
+                true => {
+                    let ticket = self.try_send(timestamp).await.map_err(Unsent::into_error)?;
+                    self.unconfirmed.push_back(Sent { ticket, kept: None });
+                    Ok(())
+                }
+                false => Ok(()),
+            },
+            Err(Unsent::Other(error)) => Err(error),
+        }
+    }
+
+    async fn try_send(&mut self, timestamp: i64) -> Result<Ticket, Unsent> {
         let Some(topic) = self.record.topic().cloned() else {
-            return Err(Error::new(ErrorKind::Schema, "the serializer filled a record without a topic"));
+            let text = "the serializer filled a record without a topic";
+            return Err(Unsent::Record(Error::new(ErrorKind::Schema, text)));
         };
         let partition = match self.record.partition() {
             Some(partition) => Some(partition),
-            None if self.partitioning == SinkPartitioning::Fixed => {
-                Some(fixed_partition(&self.client, &topic, self.subtask).await?)
-            }
+            None if self.partitioning.needs_partitions() => self.choose(&topic).await?,
             None => None,
         };
-        if let Path::Transactions(transactions) = &mut self.path {
-            transactions.begin(&self.client, self.subtask).await?;
-        }
         let headers: Vec<Header<'_>> = self
             .record
             .headers()
@@ -169,29 +216,84 @@ impl<T> Writer<T> {
             key: self.record.key(),
             value: self.record.value(),
             headers: &headers,
-            timestamp: self.record.timestamp().or((timestamp >= 0).then_some(timestamp)),
+            // A negative time is none, as in Flink.
+            timestamp: self.record.timestamp().or(Some(timestamp)).filter(|&timestamp| timestamp >= 0),
         };
-        let ticket = match &self.path {
-            Path::Plain { producer, .. } => producer.send(record).await?,
-            Path::Transactions(transactions) => transactions.send(record).await?,
+        let sent = match &self.path {
+            Path::Plain { producer, .. } => producer.send(record).await,
+            Path::Transactions(transactions) => transactions.send(record).await,
         };
-        self.unconfirmed.push_back(ticket);
-        Ok(())
+        sent.map_err(|error| self.unsent(error))
     }
 
-    /// Waits for the first error of a record that was sent. Never returns while all goes well.
+    async fn choose(&mut self, topic: &Arc<str>) -> Result<Option<PartitionId>, Unsent> {
+        let known = self.client.topic(topic).await.map_err(|error| self.unsent(error))?;
+        let cached = self.partitions.take().filter(|cached| Arc::ptr_eq(&cached.topic, &known));
+        let cached =
+            self.partitions.insert(cached.unwrap_or_else(|| Partitions {
+                ids: known.partitions.keys().copied().collect(),
+                topic: known,
+            }));
+        let (subtask, parallelism) = (self.context.subtask, self.context.parallelism);
+        let place = Place { subtask, parallelism, partitions: &cached.ids };
+        let chosen = self.partitioning.choose(&self.record, &place, self.turn);
+        match chosen {
+            Some(partition) => Ok(Some(partition)),
+            None => {
+                let text = format!("topic {topic} has no partitions");
+                Err(Unsent::Other(Error::new(ErrorKind::Topic, text)))
+            }
+        }
+    }
+
+    fn unsent(&self, error: milena::Error) -> Unsent {
+        if is_about_the_record(&error) {
+            Unsent::Record(self.explain(error))
+        } else {
+            Unsent::Other(self.explain(error))
+        }
+    }
+
+    /// What the policy says about the record at hand: whether it is now a dead letter to be sent.
+    fn pass_over(&mut self, error: Error) -> Result<bool> {
+        match &self.on_record_error {
+            OnRecordError::Fail => Err(error),
+            OnRecordError::Drop => {
+                tracing::warn!(%error, subtask = self.context.subtask, "a record is left out");
+                self.counts.dropped += 1;
+                Ok(false)
+            }
+            OnRecordError::DeadLetter { topic } => {
+                self.counts.dead_letters += 1;
+                make_dead_letter(&mut self.record, topic, self.context.subtask, &error);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Waits for the first error of a record that was sent. Never returns while all goes well. A refused record that may be passed over
+    /// waits for the next flush.
     ///
     /// # Cancellation
     /// Nothing is lost: the next call goes on.
     pub async fn failed(&mut self) -> Error {
-        while let Some(ticket) = self.unconfirmed.front_mut() {
-            let result = ticket.await;
+        while let Some(sent) = self.unconfirmed.front_mut() {
+            let result = (&mut sent.ticket).await;
+            if result.as_ref().is_err_and(|error| self.may_pass_over(error)) {
+                break;
+            }
             self.unconfirmed.pop_front();
-            if let Err(error) = result {
-                return self.explain(error);
+            match result {
+                Ok(metadata) => self.written.tell(&metadata),
+                Err(error) => return self.explain(error),
             }
         }
         pending().await
+    }
+
+    fn may_pass_over(&self, error: &milena::Error) -> bool {
+        let plain = matches!(self.path, Path::Plain { .. });
+        plain && self.on_record_error != OnRecordError::Fail && is_about_the_record(error)
     }
 
     /// Waits until all records written so far are in the log, unless delivery is [`Delivery::None`] and it is not the end.
@@ -210,12 +312,55 @@ impl<T> Writer<T> {
                 Current::None | Current::Ready { .. } => Ok(()),
             },
         };
-        flushed.map_err(|error| self.explain(error))?;
-        while let Some(ticket) = self.unconfirmed.front_mut() {
-            let result = ticket.await;
-            self.unconfirmed.pop_front();
-            result.map_err(|error| self.explain(error))?;
+        // Errors of records are met one by one below; only they may be passed over.
+        if let Err(error) = flushed
+            && !self.may_pass_over(&error)
+        {
+            return Err(self.explain(error));
         }
+        while let Some(sent) = self.unconfirmed.front_mut() {
+            let result = (&mut sent.ticket).await;
+            self.confirm(result).await?;
+        }
+        Ok(())
+    }
+
+    /// The oldest record on its way is settled.
+    async fn confirm(&mut self, result: milena::Result<RecordMetadata>) -> Result<()> {
+        let sent = self.unconfirmed.pop_front();
+        match result {
+            Ok(metadata) => {
+                self.written.tell(&metadata);
+                Ok(())
+            }
+            Err(error) => {
+                let kept = sent.and_then(|sent| sent.kept);
+                self.refused(error, kept).await
+            }
+        }
+    }
+
+    /// A record that was sent is refused.
+    async fn refused(&mut self, error: milena::Error, kept: Option<Box<SinkRecord>>) -> Result<()> {
+        if !self.may_pass_over(&error) {
+            return Err(self.explain(error));
+        }
+        let error = self.explain(error);
+        let dead_letter = matches!(self.on_record_error, OnRecordError::DeadLetter { .. });
+        let Some(record) = kept else {
+            // A dead letter that is refused itself.
+            return if dead_letter { Err(error) } else { self.pass_over(error).map(drop) };
+        };
+        let at_hand = std::mem::replace(&mut self.record, *record);
+        let timestamp = self.record.timestamp().unwrap_or(-1);
+        let sent = match self.pass_over(error) {
+            Ok(true) => self.try_send(timestamp).await.map_err(Unsent::into_error).map(Some),
+            Ok(false) => Ok(None),
+            Err(error) => Err(error),
+        };
+        self.record = at_hand;
+        let ticket = sent?;
+        self.unconfirmed.extend(ticket.map(|ticket| Sent { ticket, kept: None }));
         Ok(())
     }
 
@@ -228,40 +373,23 @@ impl<T> Writer<T> {
     /// Dropping the future leaves a transaction that nobody commits: it is a leftover, and the next start aborts it.
     pub async fn prepare(&mut self, checkpoint: CheckpointId) -> Result<Option<Committable>> {
         let Path::Transactions(transactions) = &mut self.path else { return Ok(None) };
-        let Current::Open { producer, .. } = &mut transactions.current else { return Ok(None) };
-        let prepared = producer.prepare().await;
-        match prepared {
-            Err(error) => Err(self.explain(error)),
-            Ok(prepared) => {
-                let ended = std::mem::replace(&mut transactions.current, Current::None);
-                match (prepared, ended) {
-                    (Some(transaction), _) => {
-                        Ok(Some(Committable { checkpoint, subtask: self.subtask, transaction }))
-                    }
-                    (None, Current::Open { name, .. }) => {
-                        transactions.names.release(name);
-                        Ok(None)
-                    }
-                    (None, Current::None | Current::Ready { .. }) => Ok(None),
-                }
-            }
-        }
+        let prepared = transactions.prepare(checkpoint).await?;
+        let subtask = self.context.subtask;
+        Ok(prepared.map(|transaction| Committable { checkpoint, subtask, transaction }))
     }
 
     /// The writer's part of the checkpoint.
     #[must_use]
     pub fn snapshot(&self) -> WriterState {
+        let subtask = self.context.subtask;
         let held = match &self.path {
             Path::Plain { .. } => Vec::new(),
-            Path::Transactions(transactions) => transactions
-                .names
-                .held()
-                .into_iter()
-                .filter(|name| name.subtask == self.subtask)
-                .map(|name| name.number)
-                .collect(),
+            Path::Transactions(_) => {
+                let held = self.context.names.held().into_iter();
+                held.filter(|name| name.subtask == subtask).map(|name| name.number).collect()
+            }
         };
-        WriterState { subtask: self.subtask, held }
+        WriterState { subtask, held }
     }
 
     /// Gets the producer of the next transaction ready; the transaction itself begins with its first record.
@@ -272,10 +400,25 @@ impl<T> Writer<T> {
     /// # Cancellation
     /// Call again.
     pub async fn begin_next(&mut self) -> Result<()> {
-        if let Path::Transactions(transactions) = &mut self.path {
-            transactions.ready(&self.client, self.subtask).await?;
+        match &mut self.path {
+            Path::Transactions(transactions) => transactions.ready(&self.client).await,
+            Path::Plain { .. } => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Since when a transaction is open; its timeout counts from there.
+    #[must_use]
+    pub fn open_since(&self) -> Option<Instant> {
+        match &self.path {
+            Path::Transactions(transactions) => transactions.open_since(),
+            Path::Plain { .. } => None,
+        }
+    }
+
+    /// What it has counted.
+    #[must_use]
+    pub fn counts(&self) -> WriterCounts {
+        self.counts
     }
 
     /// Aborts the current transaction, as well as possible: the job has failed or needs it no more.
@@ -283,20 +426,26 @@ impl<T> Writer<T> {
     /// # Cancellation
     /// Dropping the future leaves a transaction that the next start, or its timeout, aborts.
     pub async fn abort(mut self) {
-        let Path::Transactions(transactions) = &mut self.path else { return };
-        if let Current::Open { producer, name, .. } = &mut transactions.current
-            && let Err(error) = producer.abort().await
-        {
-            tracing::warn!(id = %name.id(&transactions.prefix), %error, "a transaction could not be aborted");
+        if let Path::Transactions(transactions) = &mut self.path {
+            transactions.abort().await;
         }
     }
 
-    /// Takes what is known already, without waiting.
+    /// Takes what is known already, without waiting. Refused records that may be passed over wait for the next flush.
     fn take_confirmed(&mut self) -> Result<()> {
-        while let Some(ticket) = self.unconfirmed.front() {
-            let Some(result) = ticket.result() else { return Ok(()) };
-            self.unconfirmed.pop_front();
-            result.map_err(|error| self.explain(error))?;
+        while let Some(sent) = self.unconfirmed.front() {
+            match sent.ticket.result() {
+                None => return Ok(()),
+                Some(Ok(metadata)) => {
+                    self.unconfirmed.pop_front();
+                    self.written.tell(&metadata);
+                }
+                Some(Err(error)) if self.may_pass_over(&error) => return Ok(()),
+                Some(Err(error)) => {
+                    self.unconfirmed.pop_front();
+                    return Err(self.explain(error));
+                }
+            }
         }
         Ok(())
     }
@@ -309,108 +458,27 @@ impl<T> Writer<T> {
     }
 }
 
-async fn fixed_partition(client: &Client, topic: &Arc<str>, subtask: u32) -> Result<PartitionId> {
-    let count = client.topic(topic).await?.partitions.len();
-    let partition = (subtask as usize).checked_rem(count).and_then(|partition| i32::try_from(partition).ok());
-    partition
-        .map(PartitionId)
-        .ok_or_else(|| Error::new(ErrorKind::Topic, format!("topic {topic} has no partitions")))
+/// Why a record was not sent.
+enum Unsent {
+    /// It can never be written.
+    Record(Error),
+    Other(Error),
 }
 
-impl Transactions {
-    /// Makes the current producer ready to begin.
-    async fn ready(&mut self, client: &Client, subtask: u32) -> Result<()> {
-        match &self.current {
-            Current::Open { .. } => return Ok(()),
-            Current::Ready { since, .. } if since.elapsed() < READY_FOR => return Ok(()),
-            Current::Ready { name, .. } => {
-                let name = *name;
-                self.names.release(name);
-                self.current = Current::None;
-            }
-            Current::None => {}
-        }
-        let name = self.names.reserve(subtask);
-        match self.initialise(client, name).await {
-            Ok(producer) => {
-                self.current = Current::Ready { name, producer: Box::new(producer), since: Instant::now() };
-                Ok(())
-            }
-            Err(error) => {
-                self.names.release(name);
-                Err(self.explain(error))
-            }
+impl Unsent {
+    fn into_error(self) -> Error {
+        match self {
+            Self::Record(error) | Self::Other(error) => error,
         }
     }
+}
 
-    async fn initialise(
-        &self,
-        client: &Client,
-        name: TransactionName,
-    ) -> milena::Result<TransactionalProducer> {
-        let config = TransactionConfig {
-            timeout: self.timeout,
-            producer: self.producer.clone(),
-            ..TransactionConfig::new(name.id(&self.prefix))
-        };
-        let mut producer = TransactionalProducer::new(client, config)?;
-        producer.init().await?;
-        Ok(producer)
+fn make_dead_letter(record: &mut SinkRecord, topic: &Arc<str>, subtask: u32, error: &Error) {
+    let meant = record.topic().map(|topic| topic.to_string()).unwrap_or_default();
+    let values = [meant, subtask.to_string(), error.to_string()];
+    for (name, value) in DEAD_LETTER_HEADERS.into_iter().zip(values) {
+        record.add_header(name, Some(value.as_bytes()));
     }
-
-    async fn begin(&mut self, client: &Client, subtask: u32) -> Result<()> {
-        if matches!(self.current, Current::Open { .. }) {
-            return Ok(());
-        }
-        self.ready(client, subtask).await?;
-        if let Current::Ready { producer, .. } = &mut self.current {
-            let begun = producer.begin().await;
-            begun.map_err(|error| self.explain(error))?;
-        }
-        if let Current::Ready { name, producer, .. } = std::mem::replace(&mut self.current, Current::None) {
-            self.current = Current::Open { name, producer, since: Instant::now() };
-        }
-        Ok(())
-    }
-
-    async fn send(&self, record: ProducerRecord<'_>) -> Result<Ticket> {
-        match &self.current {
-            Current::Open { producer, .. } => {
-                producer.send(record).await.map_err(|error| self.explain(error))
-            }
-            Current::None | Current::Ready { .. } => {
-                Err(Error::new(ErrorKind::Closed, "no transaction was begun for this record"))
-            }
-        }
-    }
-
-    /// Says what being fenced means to this job.
-    fn explain(&self, error: milena::Error) -> Error {
-        let fenced = matches!(
-            error.kind(),
-            milena::ErrorKind::Broker(code)
-                if code == ErrorCode::PRODUCER_FENCED || code == ErrorCode::INVALID_PRODUCER_EPOCH
-        );
-        if !fenced {
-            return error.into();
-        }
-        let (name, open) = match &self.current {
-            Current::None => (None, None),
-            Current::Ready { name, .. } => (Some(name), None),
-            Current::Open { name, since, .. } => (Some(name), Some(since.elapsed())),
-        };
-        let id = name.map_or_else(|| self.prefix.clone(), |name| name.id(&self.prefix));
-        let text = match open {
-            Some(open) if open >= self.timeout => format!(
-                "transaction {id} was open for {} s and timed out after {} s; take checkpoints more often or raise the transaction timeout",
-                open.as_secs(),
-                self.timeout.as_secs()
-            ),
-            _ => format!(
-                "transaction {id} was fenced: another instance uses the transactional id prefix {}; stop it, or give each job its own prefix",
-                self.prefix
-            ),
-        };
-        Error::new(ErrorKind::Client, text).with_source(error)
-    }
+    record.set_topic(Arc::clone(topic));
+    record.clear_partition();
 }

@@ -7,29 +7,55 @@
 //! # References
 //! Flink: `KafkaTopicPartitionAssigner` (classic), `KafkaSourceEnumerator` (FLIP-27).
 
+use std::fmt;
+use std::sync::Arc;
+
+use milena::TopicPartition;
+
+/// What a subtask reads already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Load {
+    /// Partitions of all topics.
+    pub partitions: usize,
+    /// Of them, those of the topic in question.
+    pub of_topic: usize,
+}
+
+/// A rule of the user's own.
+pub trait Assign: fmt::Debug + Send + Sync {
+    /// The subtask that reads a partition, among `load.len()` subtasks, of which `load[i]` says what each reads already. It is asked
+    /// for each partition when it is found, and for each again after a restore. A number beyond the last subtask counts
+    /// from 0 again.
+    fn owner(&self, partition: &TopicPartition, load: &[Load]) -> u32;
+}
+
 /// The rule that gives each partition its subtask.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub enum Assigner {
     /// Flink's: by the hash of the topic's name, then round-robin over its partitions. The default.
     #[default]
     FlinkHash,
-    /// The subtask with the fewest partitions of all topics; the lowest index on a tie.
+    /// The subtask with the fewest partitions of all topics; on a tie the one with the fewest of this topic, then the lowest
+    /// index.
     Balanced,
+    /// The user's own.
+    Custom(Arc<dyn Assign>),
 }
 
 impl Assigner {
-    /// The owner of a partition, among `load.len()` subtasks that already read `load[i]` partitions each.
+    /// The owner of a partition, among subtasks that read so much already.
     ///
     /// Returns 0 if there are no subtasks.
     #[must_use]
-    pub fn owner(self, topic: &str, partition: i32, load: &[usize]) -> u32 {
+    pub fn owner(&self, partition: &TopicPartition, load: &[Load]) -> u32 {
         let parallelism = u32::try_from(load.len()).unwrap_or(u32::MAX);
         match self {
-            Self::FlinkHash => owner(topic, partition, parallelism),
+            Self::FlinkHash => owner(&partition.topic, partition.partition.0, parallelism),
             Self::Balanced => {
                 let least = load.iter().enumerate().min_by_key(|(index, load)| (**load, *index));
                 least.map_or(0, |(index, _)| u32::try_from(index).unwrap_or(u32::MAX))
             }
+            Self::Custom(rule) => rule.owner(partition, load).checked_rem(parallelism).unwrap_or(0),
         }
     }
 }
@@ -99,20 +125,41 @@ mod tests {
         }
     }
 
+    fn tp(topic: &str, partition: i32) -> TopicPartition {
+        TopicPartition::new(topic, partition)
+    }
+
+    /// Two topics with as many partitions as there are subtasks: nobody reads both partitions of one topic.
     // scenario: D48
     #[test]
     fn topics_that_all_start_at_one_subtask_are_balanced_when_asked() {
-        let mut load = vec![0_usize; 4];
+        let mut load = vec![Load::default(); 4];
         for topic in ["test-topic", "orders.v1", "polygenelubricants", "AaAa"] {
-            let chosen = Assigner::Balanced.owner(topic, 0, &load);
-            load[chosen as usize] += 1;
+            let chosen = Assigner::Balanced.owner(&tp(topic, 0), &load);
+            load[chosen as usize].partitions += 1;
         }
-        assert_eq!(load, [1, 1, 1, 1]);
+        assert!(load.iter().all(|load| load.partitions == 1), "{load:?}");
+        let uneven = [(1, 1), (1, 0), (2, 0)].map(|(partitions, of_topic)| Load { partitions, of_topic });
+        assert_eq!(Assigner::Balanced.owner(&tp("t", 0), &uneven), 1, "the topic is spread, too");
+    }
+
+    #[test]
+    fn a_rule_of_the_users_own_is_asked_and_stays_in_range() {
+        #[derive(Debug)]
+        struct ByNumber;
+        impl Assign for ByNumber {
+            fn owner(&self, partition: &TopicPartition, _: &[Load]) -> u32 {
+                partition.partition.0.unsigned_abs() + 100
+            }
+        }
+        let rule = Assigner::Custom(Arc::new(ByNumber));
+        assert_eq!(rule.owner(&tp("t", 5), &[Load::default(); 4]), 1);
+        assert_eq!(rule.owner(&tp("t", 5), &[]), 0);
     }
 
     #[test]
     fn no_subtasks_is_not_a_division_by_zero() {
         assert_eq!(owner("a", 3, 0), 0);
-        assert_eq!(Assigner::Balanced.owner("a", 0, &[]), 0);
+        assert_eq!(Assigner::Balanced.owner(&tp("a", 0), &[]), 0);
     }
 }

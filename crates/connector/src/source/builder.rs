@@ -8,6 +8,7 @@ use std::time::Duration;
 use milena::{Client, ClientConfig, Isolation, TopicPartition};
 
 use super::assign::Assigner;
+use super::commit_mode::CommitMode;
 use super::enumerator::{Enumerator, EnumeratorConfig};
 use super::enumerator_state::EnumeratorState;
 use super::policy::{
@@ -15,9 +16,9 @@ use super::policy::{
 };
 use super::reader::SourceReader;
 use super::split::Split;
-use super::start::{StartFrom, StopAt};
-use super::subscription::{Pattern, Subscription};
-use crate::progress::WatermarkStrategy;
+use super::start::{OffsetReset, StartFrom, StopAt};
+use super::subscription::{Pattern, Subscriber, Subscription};
+use crate::progress::{Alignment, AlignmentGroup, WatermarkStrategy};
 use crate::schema::{Deserializer, OnRecordError};
 use crate::{Error, ErrorKind, Result};
 
@@ -50,7 +51,8 @@ pub(crate) struct SourceSettings<T> {
     pub(crate) client: ClientConfig,
     pub(crate) enumerator: EnumeratorConfig,
     pub(crate) group_id: Option<String>,
-    pub(crate) commit_on_checkpoint: bool,
+    pub(crate) commits: CommitMode,
+    pub(crate) alignment: Option<Alignment>,
     pub(crate) isolation: Isolation,
     pub(crate) watermarks: WatermarkStrategy<T>,
     pub(crate) watermark_interval: Duration,
@@ -190,7 +192,8 @@ pub struct KafkaSourceBuilder<T> {
     removed: RemovedPartition,
     recreated: RecreatedTopic,
     unsubscribed: UnsubscribedPartition,
-    commit_on_checkpoint: Option<bool>,
+    commits: Option<CommitMode>,
+    alignment: Option<Alignment>,
     isolation: Isolation,
     watermarks: WatermarkStrategy<T>,
     watermark_interval: Duration,
@@ -216,7 +219,8 @@ impl<T> Default for KafkaSourceBuilder<T> {
             removed: RemovedPartition::default(),
             recreated: RecreatedTopic::default(),
             unsubscribed: UnsubscribedPartition::default(),
-            commit_on_checkpoint: None,
+            commits: None,
+            alignment: None,
             isolation: Isolation::ReadCommitted,
             watermarks: WatermarkStrategy::none(),
             watermark_interval: Duration::from_millis(200),
@@ -237,7 +241,8 @@ impl<T: Send + 'static> KafkaSourceBuilder<T> {
         self
     }
 
-    /// Reads all partitions of these topics. Exactly one of `topics`, `topic_pattern` and `partitions` must be called, once.
+    /// Reads all partitions of these topics. Exactly one of `topics`, `topic_pattern`,
+    /// `partitions` and `subscriber` must be called, once.
     #[must_use]
     pub fn topics<S: AsRef<str>>(mut self, topics: impl IntoIterator<Item = S>) -> Self {
         let topics: BTreeSet<Arc<str>> = topics.into_iter().map(|topic| Arc::from(topic.as_ref())).collect();
@@ -256,6 +261,13 @@ impl<T: Send + 'static> KafkaSourceBuilder<T> {
     #[must_use]
     pub fn partitions(mut self, partitions: impl IntoIterator<Item = TopicPartition>) -> Self {
         self.subscriptions.push(Ok(Subscription::Partitions(partitions.into_iter().collect())));
+        self
+    }
+
+    /// Reads what a subscriber of the user's own says, at each discovery.
+    #[must_use]
+    pub fn subscriber(mut self, subscriber: impl Subscriber + 'static) -> Self {
+        self.subscriptions.push(Ok(Subscription::Custom(Arc::new(subscriber))));
         self
     }
 
@@ -339,8 +351,21 @@ impl<T: Send + 'static> KafkaSourceBuilder<T> {
 
     /// Whether positions are committed to the group when a checkpoint completes. Default: yes, if there is a group.
     #[must_use]
-    pub fn commit_on_checkpoint(mut self, commit: bool) -> Self {
-        self.commit_on_checkpoint = Some(commit);
+    pub fn commit_on_checkpoint(self, commit: bool) -> Self {
+        self.commit_mode(if commit { CommitMode::OnCheckpoints } else { CommitMode::Off })
+    }
+
+    /// When positions are committed to the group. Default: with checkpoints, if there is a group.
+    #[must_use]
+    pub fn commit_mode(mut self, mode: CommitMode) -> Self {
+        self.commits = Some(mode);
+        self
+    }
+
+    /// Lets partitions that are ahead in event time wait for others, of this source and of others of the same group. Default: not.
+    #[must_use]
+    pub fn alignment(mut self, group: &AlignmentGroup, max_drift: Duration) -> Self {
+        self.alignment = Some(Alignment { group: group.clone(), max_drift });
         self
     }
 
@@ -412,6 +437,26 @@ impl<T: Send + 'static> KafkaSourceBuilder<T> {
         self
     }
 
+    /// The topic, if exactly one is named.
+    pub(super) fn only_topic(&self) -> Option<Arc<str>> {
+        match self.subscriptions.last() {
+            Some(Ok(Subscription::Topics(topics))) if topics.len() == 1 => topics.first().cloned(),
+            _ => None,
+        }
+    }
+
+    /// What happens at the start where the wanted offset is not there, in the modes that have such a choice.
+    pub(super) fn start_reset(mut self, reset: OffsetReset) -> Self {
+        if let StartFrom::Committed { or } | StartFrom::Offsets { or, .. } = &mut self.start {
+            *or = reset;
+        }
+        self
+    }
+
+    pub(super) fn fetch_settings(&self) -> FetchSettings {
+        self.fetch
+    }
+
     /// Checks everything.
     ///
     /// # Errors
@@ -435,11 +480,19 @@ impl<T: Send + 'static> KafkaSourceBuilder<T> {
             self.client.ok_or_else(|| misuse("say how to reach the cluster: client(ClientConfig)"))?;
         let deserializer =
             self.deserializer.ok_or_else(|| misuse("say how to read records: deserializer(..)"))?;
-        let commit_on_checkpoint = match (self.commit_on_checkpoint, &self.group_id) {
-            (Some(true), None) => return Err(misuse("commit_on_checkpoint(true) needs a group_id")),
-            (None, None) => false,
-            (wanted, _) => wanted.unwrap_or(true),
+        let commits = match (self.commits, &self.group_id) {
+            (Some(CommitMode::OnCheckpoints | CommitMode::Periodic(_)), None) => {
+                return Err(misuse("offsets are committed to a group: set group_id"));
+            }
+            (Some(CommitMode::Periodic(Duration::ZERO)), _) => {
+                return Err(misuse("a commit interval of zero never rests; use CommitMode::Off for none"));
+            }
+            (None, None) => CommitMode::Off,
+            (wanted, _) => wanted.unwrap_or_default(),
         };
+        if self.alignment.is_some() && !self.watermarks.generates() {
+            return Err(misuse("alignment needs watermarks"));
+        }
         let enumerator = EnumeratorConfig {
             subscription,
             start: self.start,
@@ -456,7 +509,8 @@ impl<T: Send + 'static> KafkaSourceBuilder<T> {
             client,
             enumerator,
             group_id: self.group_id,
-            commit_on_checkpoint,
+            commits,
+            alignment: self.alignment,
             isolation: self.isolation,
             watermarks: self.watermarks,
             watermark_interval: self.watermark_interval,
@@ -517,54 +571,5 @@ impl<T: Send + 'static> KafkaSourceBuilder<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::start::OffsetReset;
-    use super::*;
-    use crate::schema::StringDeserializer;
-
-    type Builder = KafkaSourceBuilder<String>;
-
-    fn base() -> Builder {
-        KafkaSource::builder().client(ClientConfig::new(["localhost:9092"])).deserializer(StringDeserializer)
-    }
-
-    // scenario: 5.4.19
-    #[test]
-    fn mandatory_parts_are_asked_for() {
-        assert!(base().topics(["t"]).build().is_ok());
-        let refused = [
-            base(),
-            base().topics(["t"]).topic_pattern("t.*"),
-            base().topics::<&str>([]),
-            base().topic_pattern("("),
-            Builder::default().topics(["t"]).deserializer(StringDeserializer),
-            Builder::default().topics(["t"]).client(ClientConfig::new(["localhost:9092"])),
-            base().topics(["t"]).group_id(""),
-            base().topics(["t"]).start(StartFrom::Committed { or: OffsetReset::Earliest }),
-            base().topics(["t"]).bounded(StopAt::Committed),
-            base().topics(["t"]).bounded(StopAt::Never),
-            base().topics(["t"]).commit_on_checkpoint(true),
-            base().topics(["t"]).start(StartFrom::Timestamp(-1)),
-            base().topics(["t"]).discovery_interval(Some(Duration::ZERO)),
-        ];
-        for (index, builder) in refused.into_iter().enumerate() {
-            let error = builder.build().expect_err(&format!("number {index} must be refused"));
-            assert_eq!(error.kind(), ErrorKind::Misuse, "{error}");
-        }
-    }
-
-    // scenario: 5.2.7, 5.4.19
-    #[test]
-    fn offsets_are_committed_when_there_is_a_group() {
-        assert!(!base().topics(["t"]).build().unwrap().settings().commit_on_checkpoint);
-        assert!(base().topics(["t"]).group_id("g").build().unwrap().settings().commit_on_checkpoint);
-        let off = base().topics(["t"]).group_id("g").commit_on_checkpoint(false).build().unwrap();
-        assert!(!off.settings().commit_on_checkpoint);
-    }
-
-    #[test]
-    fn a_bounded_source_looks_for_partitions_once() {
-        let source = base().topics(["t"]).bounded(StopAt::Latest).build().unwrap();
-        assert_eq!(source.enumerator_config().discovery, Discovery::Once);
-    }
-}
+#[path = "builder_tests.rs"]
+mod tests;

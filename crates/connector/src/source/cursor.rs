@@ -17,6 +17,8 @@ pub(super) struct Cursor {
     pub(super) state: CursorState,
     /// The end as the last answer gave it.
     pub(super) end: Option<Offset>,
+    /// It waits for others of its alignment group: neither fetched nor handed out.
+    pub(super) paused: bool,
     fetch_offset: Offset,
     buffered: VecDeque<Chunk>,
     buffered_bytes: usize,
@@ -75,6 +77,7 @@ impl Cursor {
             split,
             state,
             end: None,
+            paused: false,
             fetch_offset,
             buffered: VecDeque::new(),
             buffered_bytes: 0,
@@ -156,6 +159,15 @@ impl Cursor {
         self.split.next_offset = to;
         self.split.leader_epoch = None;
         self.state = if self.split.is_finished() { CursorState::Drained } else { CursorState::Ready };
+    }
+
+    /// The topic is another one under the same name: nothing of what was fetched or read counts, and the log is asked for its range.
+    pub(super) fn start_over(&mut self) {
+        self.buffered.clear();
+        self.buffered_bytes = 0;
+        self.end = None;
+        self.split.leader_epoch = None;
+        self.state = CursorState::Checking;
     }
 
     /// Fetches again from the position: what was fetched behind it is dropped, and so is an answer under way.

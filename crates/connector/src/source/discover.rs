@@ -7,7 +7,8 @@ use milena::{Client, Isolation, OffsetSpec, TopicPartition};
 
 use super::builder::KafkaSource;
 use super::enumerator::{Discovered, DiscoveredPartition, ResolveRequest, Resolved, StartRule};
-use super::start::{Found, StartFrom, StopAt, decide_start, decide_stop};
+use super::enumerator_state::StoredStart;
+use super::start::{Found, OffsetReset, StartFrom, StopAt, decide_start, decide_stop};
 use super::subscription::Subscription;
 use crate::progress::Position;
 use crate::{Error, ErrorKind, Result};
@@ -20,6 +21,19 @@ use crate::{Error, ErrorKind, Result};
 /// # Cancellation
 /// Nothing is lost.
 pub async fn run_discovery(client: &Client, subscription: &Subscription) -> Result<Discovered> {
+    if let Subscription::Custom(subscriber) = subscription {
+        let wanted = subscriber.partitions(client).await.map_err(|error| {
+            Error::new(ErrorKind::Client, "the subscriber could not say what to read").with_source(error)
+        })?;
+        if wanted.is_empty() {
+            return Ok(Discovered::default());
+        }
+        return find(client, &Subscription::Partitions(wanted)).await;
+    }
+    find(client, subscription).await
+}
+
+async fn find(client: &Client, subscription: &Subscription) -> Result<Discovered> {
     let named = subscription.named_topics();
     let names: Option<Vec<&str>> = named.as_ref().map(|topics| topics.iter().map(|topic| &**topic).collect());
     let cluster = client.metadata(names.as_deref()).await?;
@@ -76,21 +90,13 @@ pub async fn resolve_offsets<T: Send + 'static>(
     requests: &[ResolveRequest],
 ) -> Result<Vec<Resolved>> {
     let config = source.enumerator_config();
-    let rules = [
-        (StartRule::Configured, &config.start),
-        (StartRule::Earliest, &StartFrom::Earliest),
-        (StartRule::Kept, &StartFrom::Earliest),
-    ];
     let mut resolved = Vec::new();
-    for (rule, start) in rules {
-        let partitions: Vec<TopicPartition> = requests
-            .iter()
-            .filter(|request| request.start == rule)
-            .map(|request| request.topic_partition.clone())
-            .collect();
-        if partitions.is_empty() {
-            continue;
-        }
+    let mut by_rule: BTreeMap<StartRule, Vec<TopicPartition>> = BTreeMap::new();
+    for request in requests {
+        by_rule.entry(request.start).or_default().push(request.topic_partition.clone());
+    }
+    for (rule, partitions) in by_rule {
+        let start = &start_of(rule, &config.start, source.group_id())?;
         let lookup = Lookup { client, isolation: source.isolation(), group_id: source.group_id() };
         let found = lookup.run(&partitions, start, &config.stop).await?;
         for at in partitions {
@@ -101,6 +107,25 @@ pub async fn resolve_offsets<T: Send + 'static>(
         }
     }
     Ok(resolved)
+}
+
+/// The mode that a rule stands for.
+fn start_of(rule: StartRule, configured: &StartFrom, group_id: Option<&str>) -> Result<StartFrom> {
+    match rule {
+        StartRule::Configured | StartRule::Stored(StoredStart::Configured) => Ok(configured.clone()),
+        StartRule::Earliest | StartRule::Kept | StartRule::Stored(StoredStart::Earliest) => {
+            Ok(StartFrom::Earliest)
+        }
+        StartRule::Stored(StoredStart::Latest) => Ok(StartFrom::Latest),
+        StartRule::Stored(StoredStart::Committed) if group_id.is_some() => {
+            Ok(StartFrom::Committed { or: OffsetReset::Fail })
+        }
+        StartRule::Stored(StoredStart::Committed) => {
+            let text =
+                "the imported state goes on at what the group has committed, and the source has no group_id";
+            Err(Error::new(ErrorKind::Misuse, text))
+        }
+    }
 }
 
 struct Lookup<'a> {

@@ -20,6 +20,7 @@
 //! Flink: `KafkaSourceEnumerator` (FLIP-27, FLIP-288), FLINK-31006, FLINK-28303, FLINK-32019, FLINK-40128.
 
 mod discovery;
+mod restore;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -27,8 +28,8 @@ use std::time::Instant;
 
 use milena::{Offset, TopicPartition};
 
-use super::assign::Assigner;
-use super::enumerator_state::{EnumeratorState, merge};
+use super::assign::{Assigner, Load};
+use super::enumerator_state::{EnumeratorState, StoredStart, UnresolvedSplit};
 use super::policy::{
     Discovery, DiscoveryRetry, RecreatedTopic, RemovedPartition, UnsubscribedPartition, is_transient,
     same_topic,
@@ -83,7 +84,7 @@ pub struct Discovered {
 }
 
 /// Which rule gives a partition its start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StartRule {
     /// The source's own mode: it was found by the first discovery.
     Configured,
@@ -91,6 +92,8 @@ pub enum StartRule {
     Earliest,
     /// None: the checkpoint has its position, and only its stop is wanted.
     Kept,
+    /// What an imported state says in the place of an offset.
+    Stored(StoredStart),
 }
 
 /// A partition whose start and stop are wanted.
@@ -156,6 +159,12 @@ pub struct EnumeratorMetrics {
     pub partitions: usize,
     /// Partitions dropped because they disappeared or are not subscribed any more.
     pub dropped: u64,
+    /// Restored partitions that are read though they are not subscribed any more.
+    pub kept_unsubscribed: u64,
+    /// Partitions that are gone and waited for.
+    pub waited_for: u64,
+    /// Topics, counted by partition, that were found created again.
+    pub recreated: u64,
 }
 
 /// Finds partitions and deals them to readers.
@@ -166,6 +175,8 @@ pub struct Enumerator {
     known: BTreeMap<TopicPartition, Known>,
     /// Restored splits that get a new stop before they are dealt.
     reopened: BTreeMap<TopicPartition, Split>,
+    /// Partitions of an imported state that get an offset when they are found.
+    unresolved: BTreeMap<TopicPartition, StoredStart>,
     readers: BTreeMap<u32, Reader>,
     phase: Phase,
     failures: u32,
@@ -222,6 +233,7 @@ impl Enumerator {
             parallelism: parallelism.max(1),
             known: BTreeMap::new(),
             reopened: BTreeMap::new(),
+            unresolved: BTreeMap::new(),
             readers: BTreeMap::new(),
             phase: Phase::Discovering,
             failures: 0,
@@ -229,67 +241,6 @@ impl Enumerator {
             commands: VecDeque::from([Command::Discover]),
             metrics: EnumeratorMetrics::default(),
         }
-    }
-
-    /// An enumerator of a restored job. `splits` are what the readers had in the checkpoint: their positions count, and every
-    /// partition is dealt again, so parallelism may have changed.
-    ///
-    /// Stops follow the configuration of this run: a source without a stop reads on behind an earlier one; a source with a stop
-    /// gives one to splits that have none, and, if the run before was at its end, a new one to all. A run that was cut off
-    /// keeps the stops it had begun with.
-    ///
-    /// # Errors
-    /// `State` if two readers had the same partition, `Topic` if a partition is not subscribed any more and the policy is to fail.
-    pub fn restore(
-        config: EnumeratorConfig,
-        parallelism: u32,
-        state: EnumeratorState,
-        splits: impl IntoIterator<Item = Split>,
-    ) -> Result<Self> {
-        let mut enumerator = Self::new(config, parallelism);
-        enumerator.initial_discovery_finished = state.initial_discovery_finished;
-        if state.initial_discovery_finished && state.start != enumerator.config.start.to_string() {
-            tracing::warn!(
-                configured = %enumerator.config.start, taken = %state.start,
-                "the start mode is not used: reading goes on where the checkpoint left off"
-            );
-        }
-        let splits = merge(state, splits)?;
-        let complete = splits.iter().all(Split::is_finished);
-        for split in splits {
-            enumerator.restore_split(split, complete)?;
-        }
-        Ok(enumerator)
-    }
-
-    fn restore_split(&mut self, mut split: Split, complete: bool) -> Result<()> {
-        if !self.config.subscription.contains(&split.topic_partition) {
-            let at = split.topic_partition.clone();
-            match self.config.unsubscribed {
-                UnsubscribedPartition::Fail => {
-                    let text = "the checkpoint has a partition that is not subscribed any more; subscribe to it, or choose to \
-                                drop or keep such partitions";
-                    return Err(Error::new(ErrorKind::Topic, text).with_topic_partition(at));
-                }
-                UnsubscribedPartition::Drop => {
-                    tracing::warn!(partition = %at, "dropped from the checkpoint: not subscribed any more");
-                    self.metrics.dropped += 1;
-                    return Ok(());
-                }
-                UnsubscribedPartition::Keep => {
-                    tracing::warn!(partition = %at, "still read: it is in the checkpoint, though not subscribed any more");
-                }
-            }
-        }
-        if self.config.stop == StopAt::Never {
-            split.stop = None;
-            self.learn(split);
-        } else if complete || split.stop.is_none() {
-            self.reopened.insert(split.topic_partition.clone(), split);
-        } else {
-            self.learn(split);
-        }
-        Ok(())
     }
 
     /// Makes a split known and decides who is to read it.
@@ -306,15 +257,16 @@ impl Enumerator {
     }
 
     fn deal(&self, partition: &TopicPartition) -> u32 {
-        let mut load = vec![0_usize; self.parallelism as usize];
-        if self.config.assigner == Assigner::Balanced {
-            for (_, owner) in self.owners() {
+        let mut load = vec![Load::default(); self.parallelism as usize];
+        if !matches!(self.config.assigner, Assigner::FlinkHash) {
+            for (at, owner) in self.owners() {
                 if let Some(load) = load.get_mut(owner as usize) {
-                    *load += 1;
+                    load.partitions += 1;
+                    load.of_topic += usize::from(at.topic == partition.topic);
                 }
             }
         }
-        self.config.assigner.owner(&partition.topic, partition.partition.0, &load)
+        self.config.assigner.owner(partition, &load)
     }
 
     /// A reader is there, for the first time or again after a failure; its splits of before must have come back by
@@ -400,6 +352,7 @@ impl Enumerator {
                 self.learn(split.with_stop(stop));
                 continue;
             }
+            self.unresolved.remove(&topic_partition);
             self.learn(Split {
                 topic_id: request.topic_id,
                 leader_epoch: start.leader_epoch,
@@ -488,7 +441,8 @@ impl Enumerator {
         if matches!(self.phase, Phase::Failed) {
             return;
         }
-        let complete = self.initial_discovery_finished && self.reopened.is_empty();
+        let complete =
+            self.initial_discovery_finished && self.reopened.is_empty() && !self.is_resolving_stored();
         let ends =
             self.config.bounded && self.initial_discovery_finished && matches!(self.phase, Phase::Settled);
         for (subtask, reader) in &mut self.readers {
@@ -519,7 +473,7 @@ impl Enumerator {
     /// start mode again: the runtime waits for this before the first one.
     #[must_use]
     pub fn is_resolved(&self) -> bool {
-        self.initial_discovery_finished
+        self.initial_discovery_finished && !self.is_resolving_stored()
     }
 
     /// What goes into a checkpoint. Positions of assigned splits are the readers' to give.
@@ -534,6 +488,11 @@ impl Enumerator {
                 .map(|known| &known.split)
                 .chain(self.reopened.values())
                 .cloned()
+                .collect(),
+            unresolved: self
+                .unresolved
+                .iter()
+                .map(|(at, start)| UnresolvedSplit { topic_partition: at.clone(), start: *start })
                 .collect(),
         }
     }
@@ -564,14 +523,15 @@ impl Known {
         matches!(self.place, Place::Finished { .. })
     }
 
-    /// The partition is there; its topic must be the one it was.
-    fn confirm(&mut self, topic_id: Option<TopicId>, policy: RecreatedTopic) -> Result<()> {
+    /// The partition is there; its topic must be the one it was. Where the policy is to start over, the reader does, by the id that
+    /// its split came with. Returns whether the topic is another one.
+    fn confirm(&mut self, topic_id: Option<TopicId>, policy: RecreatedTopic) -> Result<bool> {
         self.absent = 0;
-        if !self.is_finished() {
-            same_topic(&self.split, topic_id, policy)?;
+        let other = !self.is_finished() && !same_topic(&self.split, topic_id, policy)?;
+        if !other || policy == RecreatedTopic::Ignore {
+            self.split.topic_id = topic_id.or(self.split.topic_id);
         }
-        self.split.topic_id = topic_id.or(self.split.topic_id);
-        Ok(())
+        Ok(other)
     }
 }
 

@@ -30,7 +30,12 @@ fn look_on(enumerator: &mut Enumerator, mut now: Instant, listed: &[i32], missin
 }
 
 fn state(splits: Vec<Split>) -> EnumeratorState {
-    EnumeratorState { initial_discovery_finished: true, start: "latest".to_owned(), splits }
+    EnumeratorState {
+        initial_discovery_finished: true,
+        start: "latest".to_owned(),
+        splits,
+        unresolved: Vec::new(),
+    }
 }
 
 fn at(partition: i32, offset: i64, stop: Option<i64>) -> Split {

@@ -261,8 +261,12 @@ fn a_topic_created_again_fails_unless_it_is_to_be_ignored() {
 #[test]
 fn a_topic_created_again_is_noticed_when_a_bounded_source_goes_on() {
     let done = Split::new(tp(0), Offset(9)).with_stop(Some(Offset(9))).with_topic_id(Some([2; 16]));
-    let state =
-        EnumeratorState { initial_discovery_finished: true, start: "latest".to_owned(), splits: vec![done] };
+    let state = EnumeratorState {
+        initial_discovery_finished: true,
+        start: "latest".to_owned(),
+        splits: vec![done],
+        unresolved: Vec::new(),
+    };
     let mut enumerator = Enumerator::restore(bounded(), 1, state, []).unwrap();
     assert_eq!(round(&mut enumerator, Instant::now(), [0]), "D F(Topic)");
 }
@@ -335,8 +339,12 @@ fn a_checkpoint_from_before_the_first_discovery_keeps_the_start_mode() {
 #[test]
 fn a_partition_not_subscribed_any_more_follows_the_policy() {
     let gone = TopicPartition::new("gone", PartitionId(0));
-    let state =
-        EnumeratorState { initial_discovery_finished: true, start: "latest".to_owned(), splits: Vec::new() };
+    let state = EnumeratorState {
+        initial_discovery_finished: true,
+        start: "latest".to_owned(),
+        splits: Vec::new(),
+        unresolved: Vec::new(),
+    };
     let restore = |config: EnumeratorConfig, unsubscribed| {
         let config = EnumeratorConfig { unsubscribed, ..config };
         Enumerator::restore(config, 1, state.clone(), [Split::new(gone.clone(), Offset(3))])
@@ -503,3 +511,35 @@ proptest! {
 
 #[path = "enumerator_end_tests.rs"]
 mod ends;
+
+/// An imported state without offsets: each partition starts by its mark, once, and a checkpoint before keeps the mark.
+// scenario: 5.4.25, 5.2.21, 5.4.29, 5.2.19
+#[test]
+fn partitions_of_an_imported_state_get_their_offsets_by_their_marks() {
+    let now = Instant::now();
+    let unresolved = |partition, start| UnresolvedSplit { topic_partition: tp(partition), start };
+    let state = EnumeratorState {
+        initial_discovery_finished: true,
+        start: "imported".to_owned(),
+        splits: vec![Split::new(tp(0), Offset(3))],
+        unresolved: vec![unresolved(1, StoredStart::Committed), unresolved(2, StoredStart::Earliest)],
+    };
+    let restore = || {
+        let mut enumerator = Enumerator::restore(config(), 1, state.clone(), []).unwrap();
+        enumerator.register_reader(0);
+        enumerator
+    };
+    let mut enumerator = restore();
+    assert!(!enumerator.is_resolved());
+    assert_eq!(enumerator.snapshot().unresolved, state.unresolved);
+    let commands = round(&mut enumerator, now, [0, 1, 2, 3]);
+    assert_eq!(commands, "D A0(0@3) R(1Stored(Committed),2Stored(Earliest),3Earliest) A0(1@7,2@7,3@7)");
+    assert!(enumerator.is_resolved() && enumerator.snapshot().unresolved.is_empty());
+    assert_eq!(enumerator.snapshot().splits.len(), 4);
+
+    // One that is not there is not left out in silence.
+    let mut enumerator = restore();
+    round(&mut enumerator, now, [0, 1]);
+    assert_eq!((enumerator.metrics().failures, enumerator.is_resolved()), (1, false));
+    assert_eq!(enumerator.snapshot().unresolved, state.unresolved);
+}

@@ -1,6 +1,7 @@
 //! The reader's work on the network: each piece is a future that ends in one [`Arrived`].
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use milena::{
@@ -8,7 +9,7 @@ use milena::{
     TopicPartition,
 };
 
-use crate::progress::CommitRequest;
+use crate::progress::{CommitRequest, Position};
 use crate::{Error, ErrorKind, Result};
 
 /// A piece of work in progress.
@@ -31,13 +32,36 @@ pub(super) enum Arrived {
     Range {
         /// The split.
         slot: u32,
-        /// Where the log took another way than what was read of it, if it did.
-        diverged: Option<Offset>,
+        /// Why it was asked for.
+        found: Found,
         /// The answer.
         answer: Result<(Offset, Offset)>,
     },
     /// A commit was answered.
-    Commit(std::result::Result<(), milena::Error>),
+    Commit {
+        /// The answer.
+        answer: std::result::Result<(), milena::Error>,
+        /// Partitions whose committed offset was not the one that was committed last.
+        foreign: Vec<TopicPartition>,
+    },
+    /// Refused records were written to the dead-letter topic, so many, or could not be.
+    DeadLetters {
+        /// The split they are of.
+        slot: u32,
+        /// The answer.
+        answer: Result<u64>,
+    },
+}
+
+/// Why the range of a log is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The position is not in it.
+    OutOfRange,
+    /// From this offset on it holds other records than were read.
+    Diverged(Offset),
+    /// It is the log of another topic under the same name.
+    NewTopic,
 }
 
 /// One request to a leader.
@@ -65,7 +89,7 @@ pub(super) fn refresh(client: &Client, topics: Vec<String>) -> Work {
 }
 
 /// Asks what the log of a partition holds, with open transactions.
-pub(super) fn range(client: &Client, slot: u32, at: TopicPartition, diverged: Option<Offset>) -> Work {
+pub(super) fn range(client: &Client, slot: u32, at: TopicPartition, found: Found) -> Work {
     let fetcher = client.fetcher();
     Box::pin(async move {
         let mut ends = [Offset(0), Offset(0)];
@@ -78,18 +102,35 @@ pub(super) fn range(client: &Client, slot: u32, at: TopicPartition, diverged: Op
                 Ok(None) => {
                     let error =
                         Error::new(ErrorKind::Client, "the broker gave no offset").with_topic_partition(at);
-                    return Arrived::Range { slot, diverged, answer: Err(error) };
+                    return Arrived::Range { slot, found, answer: Err(error) };
                 }
-                Err(error) => return Arrived::Range { slot, diverged, answer: Err(error.into()) },
+                Err(error) => return Arrived::Range { slot, found, answer: Err(error.into()) },
             }
         }
         let [first, end] = ends;
-        Arrived::Range { slot, diverged, answer: Ok((first, end)) }
+        Arrived::Range { slot, found, answer: Ok((first, end)) }
     })
 }
 
-/// Commits positions to a group.
-pub(super) fn commit(client: &Client, group_id: &str, request: &CommitRequest) -> Work {
+/// The same after a pause: it could not be asked.
+pub(super) fn range_later(client: &Client, slot: u32, at: TopicPartition, found: Found) -> Work {
+    let asked = range(client, slot, at, found);
+    Box::pin(async move {
+        tokio::time::sleep(ASK_AGAIN).await;
+        asked.await
+    })
+}
+
+/// How long to wait before a range is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Commits positions to a group; with `expected`, after a look at what it has.
+pub(super) fn commit(
+    client: &Client,
+    group_id: &str,
+    request: &CommitRequest,
+    expected: Option<BTreeMap<TopicPartition, Position>>,
+) -> Work {
     let group = client.group(group_id);
     let offsets: BTreeMap<_, _> = request
         .positions
@@ -104,7 +145,18 @@ pub(super) fn commit(client: &Client, group_id: &str, request: &CommitRequest) -
         })
         .collect();
     Box::pin(async move {
+        let mut foreign = Vec::new();
+        if let Some(expected) = expected {
+            let partitions: Vec<TopicPartition> = expected.keys().cloned().collect();
+            // The look is a courtesy: a group that can't be read may still be written.
+            for (at, there) in group.fetch(Some(&partitions), false).await.unwrap_or_default() {
+                let there = there.ok().flatten().map(|there| there.offset);
+                if there.is_some() && there != expected.get(&at).map(|position| position.offset) {
+                    foreign.push(at);
+                }
+            }
+        }
         let offsets: Vec<_> = offsets.into_iter().collect();
-        Arrived::Commit(group.commit(&offsets).await)
+        Arrived::Commit { answer: group.commit(&offsets).await, foreign }
     })
 }

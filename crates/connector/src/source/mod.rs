@@ -5,9 +5,12 @@
 
 pub mod assign;
 pub mod builder;
+pub mod commit_mode;
+pub mod dead_letter;
 pub mod discover;
 pub mod enumerator;
 pub mod enumerator_state;
+pub mod flink;
 pub mod policy;
 pub mod reader;
 mod reader_metrics;
@@ -18,21 +21,23 @@ pub mod subscription;
 mod cursor;
 mod fetching;
 mod pieces;
+mod properties;
 
-pub use assign::Assigner;
+pub use assign::{Assign, Assigner, Load};
 pub use builder::{KafkaSource, KafkaSourceBuilder};
+pub use commit_mode::CommitMode;
 pub use discover::{resolve_offsets, run_discovery};
 pub use enumerator::{
     Command, Discovered, DiscoveredPartition, Enumerator, EnumeratorConfig, EnumeratorMetrics,
     ResolveRequest, Resolved, StartRule,
 };
-pub use enumerator_state::EnumeratorState;
+pub use enumerator_state::{EnumeratorState, StoredStart, UnresolvedSplit};
 pub use policy::{
     Discovery, DiscoveryRetry, OnOutOfRange, RecreatedTopic, RemovedAction, RemovedPartition,
     UnsubscribedPartition,
 };
 pub use reader::{Batch, ReaderEvent, SourceReader};
-pub use reader_metrics::{ReaderMetrics, SplitMetrics};
+pub use reader_metrics::{LiveMetrics, ReaderMetrics, SourceMetrics, SplitMetrics};
 pub use split::{Split, TopicId};
 pub use start::{OffsetReset, StartFrom, StopAt};
-pub use subscription::{Pattern, Subscription};
+pub use subscription::{Pattern, Subscriber, Subscription};

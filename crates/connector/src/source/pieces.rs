@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use milena::protocol::records::RecordBatch;
-use milena::{Offset, TopicPartition};
+use milena::{LeaderEpoch, Offset, TopicPartition};
 
 use super::builder::SourceSettings;
 use super::cursor::Advance;
+use super::dead_letter::DeadLetter;
 use super::split::Split;
 use crate::progress::{Progress, ProgressEvent};
 use crate::schema::{Collector, Deserializer, OnRecordError, SourceRecord, Stamped};
@@ -38,37 +39,34 @@ pub(super) struct Pieces<T> {
     pub(super) ends_at: Option<Offset>,
 }
 
-/// Reads the records of a batch from the split's position on.
-pub(super) fn read<T: Send + 'static>(
-    batch: &RecordBatch,
-    slot: u32,
-    split: &Split,
-    settings: &SourceSettings<T>,
-    deserializer: &mut dyn Deserializer<T>,
-    progress: &mut Progress<T>,
-    now: Instant,
-) -> Result<Pieces<T>> {
-    let Decoded { mut elements, records, skipped, ends_at } = decode(batch, split, settings, deserializer)?;
+/// The elements of a batch, before event time is asked.
+#[derive(Debug)]
+pub(super) struct Decoded<T> {
+    elements: Vec<Stamped<T>>,
+    records: u64,
+    skipped: u64,
+    ends_at: Option<Offset>,
+    /// Where the split stands once all of it is handed out.
+    end: Offset,
+    leader_epoch: Option<LeaderEpoch>,
+    /// Records that go to the dead-letter topic first.
+    pub(super) refused: Vec<DeadLetter>,
+}
+
+/// Asks the event time of what was decoded and cuts it where something is due in between.
+pub(super) fn time<T>(decoded: Decoded<T>, slot: u32, progress: &mut Progress<T>, now: Instant) -> Pieces<T> {
+    let Decoded { mut elements, records, skipped, ends_at, end, leader_epoch, .. } = decoded;
     let timed = progress.on_batch(slot, &mut elements, now);
-    let end = ends_at
-        .unwrap_or_else(|| split.stop.map_or(batch.next_offset(), |stop| stop.min(batch.next_offset())));
-    let leader_epoch = batch.leader_epoch();
     let chunks = cut(elements, timed.events, records, |next_offset, max_timestamp| Advance {
         next_offset: next_offset.unwrap_or(end),
         leader_epoch,
         max_timestamp,
     });
-    Ok(Pieces { before: timed.before, chunks, skipped, ends_at })
+    Pieces { before: timed.before, chunks, skipped, ends_at }
 }
 
-struct Decoded<T> {
-    elements: Vec<Stamped<T>>,
-    records: u64,
-    skipped: u64,
-    ends_at: Option<Offset>,
-}
-
-fn decode<T: Send + 'static>(
+/// Reads the records of a batch from the split's position on.
+pub(super) fn decode<T: Send + 'static>(
     batch: &RecordBatch,
     split: &Split,
     settings: &SourceSettings<T>,
@@ -81,6 +79,7 @@ fn decode<T: Send + 'static>(
     let records = batch.records().map_err(|error| unreadable(error, batch.base_offset()))?;
     let mut collector = Collector::default();
     let (mut count, mut skipped, mut ends_at) = (0, 0, None);
+    let mut refused = Vec::new();
     let mut position = split.next_offset.max(batch.base_offset());
     for record in records.iter() {
         let record = record.map_err(|error| unreadable(error, position))?;
@@ -107,13 +106,14 @@ fn decode<T: Send + 'static>(
         collector.begin(record.timestamp, record.offset);
         if let Err(error) = deserializer.deserialize(&view, &mut collector) {
             collector.truncate(before);
-            let error = refused(at, record.offset, error);
-            match settings.on_record_error {
-                OnRecordError::Fail => return Err(error),
+            match &settings.on_record_error {
+                OnRecordError::Fail => return Err(refusal(at, record.offset, error)),
                 OnRecordError::Skip => {
                     skipped += 1;
+                    let error = refusal(at, record.offset, error);
                     tracing::warn!(%error, "a record is left out");
                 }
+                OnRecordError::DeadLetter { .. } => refused.push(DeadLetter::of(&view, error)),
             }
         }
         if let Some(is_end) = &settings.end_of_stream {
@@ -126,10 +126,13 @@ fn decode<T: Send + 'static>(
             }
         }
     }
-    Ok(Decoded { elements: collector.into_elements(), records: count, skipped, ends_at })
+    let end = ends_at
+        .unwrap_or_else(|| split.stop.map_or(batch.next_offset(), |stop| stop.min(batch.next_offset())));
+    let (elements, leader_epoch) = (collector.into_elements(), batch.leader_epoch());
+    Ok(Decoded { elements, records: count, skipped, ends_at, end, leader_epoch, refused })
 }
 
-fn refused(at: &TopicPartition, offset: Offset, error: crate::BoxError) -> Error {
+pub(super) fn refusal(at: &TopicPartition, offset: Offset, error: crate::BoxError) -> Error {
     Error::new(ErrorKind::Schema, "the deserializer refuses the record")
         .with_topic_partition(at.clone())
         .with_offset(offset)

@@ -72,6 +72,8 @@ pub enum RecreatedTopic {
     /// The source fails with an error that says so. The default.
     #[default]
     Fail,
+    /// Reading starts at the first offset of the new topic, with a warning.
+    StartOver,
     /// Reading goes on at the same offset, with a warning: what Flink did without its opt-in check.
     Ignore,
 }
@@ -108,23 +110,28 @@ impl DiscoveryRetry {
     }
 }
 
-/// Refuses a topic that was deleted and created again, unless the policy is to go on.
-pub(super) fn same_topic(split: &Split, topic_id: Option<TopicId>, policy: RecreatedTopic) -> Result<()> {
-    if let (Some(was), Some(is)) = (split.topic_id, topic_id)
-        && was != is
-    {
-        let at = split.topic_partition.clone();
-        if policy == RecreatedTopic::Fail {
-            return Err(recreated(at));
-        }
-        tracing::warn!(partition = %at, "its topic was re-created; reading goes on at the same offset, as chosen");
+/// Whether the topic is the one it was. One that was deleted and created again is refused, unless the policy is to go on.
+pub(super) fn same_topic(split: &Split, topic_id: Option<TopicId>, policy: RecreatedTopic) -> Result<bool> {
+    let (Some(was), Some(is)) = (split.topic_id, topic_id) else { return Ok(true) };
+    if was == is {
+        return Ok(true);
     }
-    Ok(())
+    let at = split.topic_partition.clone();
+    match policy {
+        RecreatedTopic::Fail => return Err(recreated(at)),
+        RecreatedTopic::StartOver => {
+            tracing::warn!(partition = %at, "its topic was re-created; reading starts at its first offset, as chosen");
+        }
+        RecreatedTopic::Ignore => {
+            tracing::warn!(partition = %at, "its topic was re-created; reading goes on at the same offset, as chosen");
+        }
+    }
+    Ok(false)
 }
 
 fn recreated(at: TopicPartition) -> Error {
     let text = "the topic was deleted and created again: its offsets mean other records now; restart without the checkpoint, or \
-                choose to ignore it";
+                choose to start over or to ignore it";
     Error::new(ErrorKind::Topic, text).with_topic_partition(at)
 }
 

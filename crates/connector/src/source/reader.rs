@@ -10,25 +10,29 @@
 //! dropping a `next` future loses nothing. A split that is not being fetched has a `CursorState` that says why.
 
 mod answers;
+mod group;
+mod hand_out;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use milena::{BrokerId, Client, FetchFrom, FetchOptions, TopicPartition};
+use milena::{BrokerId, Client, FetchFrom, FetchOptions, Producer, TopicPartition};
 
 use super::builder::{KafkaSource, SourceSettings};
-use super::cursor::{Advance, Cursor, CursorState, Piece};
+use super::commit_mode::CommitMode;
+use super::cursor::{Advance, Cursor, CursorState};
 use super::discover::uuid_bytes;
-use super::fetching::{self, Work};
-use super::pieces;
-use super::policy::same_topic;
-use super::reader_metrics::{ReaderMetrics, SplitMetrics};
+use super::fetching::{self, Found, Work};
+use super::policy::{RecreatedTopic, same_topic};
+use super::reader_metrics::{LiveMetrics, ReaderMetrics, SplitMetrics};
 use super::split::Split;
-use crate::progress::{CommitQueue, Position, Progress, ProgressEvent};
+use crate::progress::{AlignmentMember, CommitQueue, Position, Progress, ProgressEvent};
 use crate::schema::{Deserializer, Stamped};
 use crate::{Error, ErrorKind, Result};
+use hand_out::Held;
 
 /// What a reader hands out.
 #[derive(Debug)]
@@ -84,6 +88,14 @@ pub struct SourceReader<T> {
     progress: Progress<T>,
     next_tick: Instant,
     commits: CommitQueue,
+    /// For commits by the clock: when the next is due, and how many there were.
+    next_commit: Instant,
+    commit_number: u64,
+    commits_sent: u64,
+    /// Writes what the deserializer refuses, once there is something.
+    dead_letters: Option<Arc<Producer>>,
+    held: Option<Held<T>>,
+    alignment: Option<AlignmentMember>,
     /// Splits at their stop whose [`ReaderEvent::SplitFinished`] was not handed out yet: nobody else knows of their end.
     ending: Vec<Split>,
     /// Positions of finished splits, which belong into commits.
@@ -92,6 +104,7 @@ pub struct SourceReader<T> {
     no_more_splits: bool,
     told_finished: bool,
     metrics: ReaderMetrics,
+    live: LiveMetrics,
 }
 
 impl<T> std::fmt::Debug for SourceReader<T> {
@@ -105,6 +118,11 @@ impl<T: Send + 'static> SourceReader<T> {
     #[must_use]
     pub fn new(client: Client, source: KafkaSource<T>) -> Self {
         let settings = source.settings();
+        let first_commit = match settings.commits {
+            CommitMode::Periodic(interval) => interval,
+            CommitMode::Off | CommitMode::OnCheckpoints => Duration::ZERO,
+        };
+        let alignment = settings.alignment.as_ref().map(|alignment| alignment.group.join());
         Self {
             deserializer: (settings.deserializer)(),
             progress: Progress::new(settings.watermarks.clone()),
@@ -120,12 +138,19 @@ impl<T: Send + 'static> SourceReader<T> {
             refreshing: false,
             checked_topology: None,
             commits: CommitQueue::default(),
+            next_commit: Instant::now() + first_commit,
+            commit_number: 0,
+            commits_sent: 0,
+            dead_letters: None,
+            held: None,
+            alignment,
             ending: Vec::new(),
             finished: BTreeMap::new(),
             queue: VecDeque::new(),
             no_more_splits: false,
             told_finished: false,
             metrics: ReaderMetrics::default(),
+            live: LiveMetrics::default(),
         }
     }
 
@@ -181,17 +206,15 @@ impl<T: Send + 'static> SourceReader<T> {
     pub fn snapshot(&mut self, checkpoint: u64) -> Vec<Split> {
         let reading = self.cursors.values().map(|cursor| &cursor.split);
         let splits: Vec<Split> = reading.chain(&self.ending).cloned().collect();
-        if self.commits_offsets() {
-            let positions = splits.iter().map(|split| (split.topic_partition.clone(), position(split)));
-            let positions = self.finished.clone().into_iter().chain(positions).collect();
-            self.commits.on_snapshot(checkpoint, positions);
+        if self.commits_with_checkpoints() {
+            self.commits.on_snapshot(checkpoint, self.positions());
         }
         splits
     }
 
     /// A checkpoint completed: its positions are committed to the group, in the background of the following calls.
     pub fn notify_checkpoint_complete(&mut self, checkpoint: u64) {
-        if self.commits_offsets() {
+        if self.commits_with_checkpoints() {
             self.commits.on_complete(checkpoint);
             self.start_commit(self.now());
         }
@@ -199,18 +222,23 @@ impl<T: Send + 'static> SourceReader<T> {
 
     /// A checkpoint was given up.
     pub fn notify_checkpoint_aborted(&mut self, checkpoint: u64) {
-        self.commits.on_aborted(checkpoint);
+        if self.commits_with_checkpoints() {
+            self.commits.on_aborted(checkpoint);
+        }
     }
 
     /// The counters and where each split stands.
     #[must_use]
     pub fn metrics(&self) -> ReaderMetrics {
+        let committed = self.commits.committed();
         let splits = self.cursors.iter().map(|(slot, cursor)| SplitMetrics {
             topic_partition: cursor.topic_partition().clone(),
             position: cursor.split.next_offset,
             end: cursor.end,
+            committed: committed.get(cursor.topic_partition()).map(|position| position.offset),
             waits_for: match &cursor.state {
                 CursorState::InFlight => None,
+                _ if cursor.paused => Some("others of its alignment group".to_owned()),
                 CursorState::Ready if self.is_full() => Some("the job to catch up".to_owned()),
                 CursorState::Ready => Some("its turn".to_owned()),
                 CursorState::Waiting { why, .. } => Some(why.clone()),
@@ -219,13 +247,21 @@ impl<T: Send + 'static> SourceReader<T> {
             },
             watermark: self.progress.split_watermark(*slot),
             idle: self.progress.is_split_idle(*slot),
+            paused: cursor.paused,
         });
         ReaderMetrics {
             splits: splits.collect(),
             buffered_bytes: self.buffered_bytes(),
             commits: self.commits.metrics(),
+            watermark: self.progress.watermark(),
             ..self.metrics.clone()
         }
+    }
+
+    /// The numbers in sum, to be looked at while the reader is in use.
+    #[must_use]
+    pub fn live_metrics(&self) -> LiveMetrics {
+        self.live.clone()
     }
 
     /// The next event; waits until there is one.
@@ -244,6 +280,7 @@ impl<T: Send + 'static> SourceReader<T> {
             self.poll_work()?;
             let now = self.now();
             self.tick(now);
+            self.commit_periodically(now, false);
             self.start_commit(now);
             self.start_fetches(now);
             // New work runs only once it is polled: requests leave before the decoding of what is at hand.
@@ -252,6 +289,10 @@ impl<T: Send + 'static> SourceReader<T> {
             if self.queue.is_empty() && !self.hand_out(now)? {
                 if self.is_finished() {
                     self.told_finished = true;
+                    self.alignment = None;
+                    self.commit_periodically(now, true);
+                    self.start_commit(now);
+                    self.live.set(self.metrics().summary());
                     return Ok(ReaderEvent::Finished);
                 }
                 self.wait(now).await?;
@@ -270,6 +311,7 @@ impl<T: Send + 'static> SourceReader<T> {
     /// # Cancellation
     /// Safe.
     pub async fn settle_commits(&mut self) {
+        self.commit_periodically(self.now(), true);
         while !self.commits.is_idle() {
             let now = self.now();
             self.start_commit(now);
@@ -285,6 +327,7 @@ impl<T: Send + 'static> SourceReader<T> {
                 () = tokio::time::sleep_until(until.into()) => {}
             }
         }
+        self.live.set(self.metrics().summary());
     }
 
     fn settings(&self) -> &SourceSettings<T> {
@@ -293,10 +336,6 @@ impl<T: Send + 'static> SourceReader<T> {
 
     fn now(&self) -> Instant {
         tokio::time::Instant::now().into_std()
-    }
-
-    fn commits_offsets(&self) -> bool {
-        self.settings().commit_on_checkpoint && self.settings().group_id.is_some()
     }
 
     fn is_finished(&self) -> bool {
@@ -309,30 +348,6 @@ impl<T: Send + 'static> SourceReader<T> {
 
     fn is_full(&self) -> bool {
         self.buffered_bytes() >= self.settings().fetch.prefetch_bytes
-    }
-
-    /// Hands out what is queued and moves the position with it.
-    fn take_queued(&mut self) -> Option<ReaderEvent<T>> {
-        loop {
-            match self.queue.pop_front()? {
-                Queued::Event(event) => {
-                    if let ReaderEvent::SplitFinished(finished) = &event {
-                        self.ending.retain(|split| split.topic_partition != finished.topic_partition);
-                    }
-                    return Some(event);
-                }
-                Queued::Elements { slot, batch, advance } => {
-                    if let Some(cursor) = self.cursors.get_mut(&slot) {
-                        cursor.advance(advance);
-                    }
-                    self.metrics.records += batch.records;
-                    self.end_if_finished(slot);
-                    if !batch.elements.is_empty() || batch.records > 0 {
-                        return Some(ReaderEvent::Records(batch));
-                    }
-                }
-            }
-        }
     }
 
     fn end_if_finished(&mut self, slot: u32) {
@@ -353,6 +368,7 @@ impl<T: Send + 'static> SourceReader<T> {
             self.slots.remove(cursor.topic_partition());
         }
         self.turns.retain(|turn| *turn != slot);
+        self.drop_held(slot);
         self.progress.remove(slot);
     }
 
@@ -370,6 +386,8 @@ impl<T: Send + 'static> SourceReader<T> {
         let Self { progress, cursors, .. } = self;
         progress.on_tick(now, |slot| cursors.get(&slot).is_some_and(Cursor::has_buffered));
         self.queue_progress();
+        self.align();
+        self.live.set(self.metrics().summary());
     }
 
     /// Takes what has arrived, without waiting.
@@ -390,12 +408,24 @@ impl<T: Send + 'static> SourceReader<T> {
         if self.checked_topology == Some(cluster.generation()) {
             return Ok(());
         }
-        let policy = self.settings().enumerator.recreated;
-        for cursor in self.cursors.values_mut() {
+        let policy = self.source.settings().enumerator.recreated;
+        let mut anew = Vec::new();
+        for (slot, cursor) in &mut self.cursors {
             let id =
                 cluster.topic(&cursor.topic_partition().topic).and_then(|topic| topic.id).map(uuid_bytes);
-            same_topic(&cursor.split, id, policy)?;
+            if !same_topic(&cursor.split, id, policy)? {
+                self.metrics.recreated += 1;
+                if policy == RecreatedTopic::StartOver {
+                    cursor.start_over();
+                    anew.push((*slot, cursor.topic_partition().clone()));
+                }
+            }
             cursor.split.topic_id = id.or(cursor.split.topic_id);
+        }
+        for (slot, at) in anew {
+            self.drop_held(slot);
+            self.queue.retain(|queued| !matches!(queued, Queued::Elements { slot: of, .. } if *of == slot));
+            self.work.push(fetching::range(&self.client, slot, at, Found::NewTopic));
         }
         self.checked_topology = Some(cluster.generation());
         Ok(())
@@ -405,6 +435,9 @@ impl<T: Send + 'static> SourceReader<T> {
         let mut until = now + LONGEST_WAIT;
         until = until.min(self.next_tick);
         until = self.commits.next_deadline().map_or(until, |at| until.min(at));
+        if let CommitMode::Periodic(_) = self.settings().commits {
+            until = until.min(self.next_commit);
+        }
         for cursor in self.cursors.values() {
             if let CursorState::Waiting { until: at, .. } = cursor.state {
                 until = until.min(at);
@@ -419,55 +452,6 @@ impl<T: Send + 'static> SourceReader<T> {
             () = tokio::time::sleep_until(until.into()) => {}
         }
         Ok(())
-    }
-
-    /// Decodes the next piece of the split whose turn it is. `false` if nothing is at hand.
-    fn hand_out(&mut self, now: Instant) -> Result<bool> {
-        let Some(turn) =
-            self.turns.iter().position(|slot| self.cursors.get(slot).is_some_and(Cursor::has_buffered))
-        else {
-            return Ok(false);
-        };
-        let Some(slot) = self.turns.remove(turn) else { return Ok(false) };
-        self.turns.push_back(slot);
-        let Some(cursor) = self.cursors.get_mut(&slot) else { return Ok(false) };
-        let topic_partition = cursor.topic_partition().clone();
-        match cursor.take_piece() {
-            None => return Ok(false),
-            Some(Piece::Skipped(next_offset)) => {
-                let next_offset = cursor.split.stop.map_or(next_offset, |stop| stop.min(next_offset));
-                let advance = Advance { next_offset, leader_epoch: None, max_timestamp: None };
-                let batch = Batch { topic_partition, elements: Vec::new(), records: 0 };
-                self.queue.push_back(Queued::Elements { slot, batch, advance });
-            }
-            Some(Piece::Batch(batch)) => {
-                let settings = self.source.settings();
-                let deserializer = &mut *self.deserializer;
-                let progress = &mut self.progress;
-                let pieces = pieces::read(&batch, slot, &cursor.split, settings, deserializer, progress, now)
-                    .inspect_err(|_| cursor.rewind())?;
-                self.metrics.skipped_records += pieces.skipped;
-                if let Some(stop) = pieces.ends_at {
-                    cursor.end_at(stop);
-                }
-                self.queue.extend(pieces.before.into_iter().map(|event| Queued::Event(reader_event(event))));
-                for chunk in pieces.chunks {
-                    let topic_partition = topic_partition.clone();
-                    let batch = Batch { topic_partition, elements: chunk.elements, records: chunk.records };
-                    self.queue.push_back(Queued::Elements { slot, batch, advance: chunk.advance });
-                    self.queue
-                        .extend(chunk.after.into_iter().map(|event| Queued::Event(reader_event(event))));
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    fn start_commit(&mut self, now: Instant) {
-        let Some(group_id) = self.settings().group_id.clone() else { return };
-        if let Some(request) = self.commits.poll_commit(now) {
-            self.work.push(fetching::commit(&self.client, &group_id, &request));
-        }
     }
 
     /// One request to each leader that has none under way, as long as there is room.
@@ -485,7 +469,7 @@ impl<T: Send + 'static> SourceReader<T> {
         let mut leaderless = Vec::new();
         for slot in &self.turns {
             let Some(cursor) = self.cursors.get_mut(slot) else { continue };
-            if cursor.state != CursorState::Ready {
+            if cursor.state != CursorState::Ready || cursor.paused {
                 continue;
             }
             match cluster.leader(cursor.topic_partition()) {

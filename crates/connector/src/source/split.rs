@@ -87,12 +87,7 @@ impl Split {
     }
 
     fn decode_v1(from: &mut Decoder<'_>) -> StateResult<Self> {
-        let topic = from.take_str()?;
-        let partition = from.take_i32()?;
-        if topic.is_empty() || partition < 0 {
-            return Err(from.error(format!("partition {partition} of topic {topic:?}")));
-        }
-        let topic_partition = TopicPartition::new(topic, PartitionId(partition));
+        let topic_partition = take_partition(from)?;
         let topic_id = from.take_opt(take_topic_id)?;
         let next_offset = take_offset(from)?;
         let leader_epoch = from.take_opt(Decoder::take_i32)?.map(LeaderEpoch);
@@ -100,6 +95,15 @@ impl Split {
         let max_timestamp = from.take_opt(Decoder::take_i64)?;
         Ok(Self { topic_partition, topic_id, next_offset, leader_epoch, stop, max_timestamp })
     }
+}
+
+pub(super) fn take_partition(from: &mut Decoder<'_>) -> StateResult<TopicPartition> {
+    let topic = from.take_str()?;
+    let partition = from.take_i32()?;
+    if topic.is_empty() || partition < 0 {
+        return Err(from.error(format!("partition {partition} of topic {topic:?}")));
+    }
+    Ok(TopicPartition::new(topic, PartitionId(partition)))
 }
 
 pub(crate) fn take_topic_id(from: &mut Decoder<'_>) -> StateResult<TopicId> {

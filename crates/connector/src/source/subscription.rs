@@ -1,12 +1,14 @@
-//! What a source reads: topics by name, topics by pattern, or partitions.
+//! What a source reads: topics by name, topics by pattern, partitions, or what a subscriber says.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
-use milena::TopicPartition;
+use futures_util::future::BoxFuture;
+use milena::{Client, TopicPartition};
 use regex::Regex;
 
-use crate::{Error, ErrorKind, Result};
+use crate::{BoxError, Error, ErrorKind, Result};
 
 /// The topics and partitions a source reads.
 #[derive(Clone, Debug)]
@@ -17,6 +19,22 @@ pub enum Subscription {
     Pattern(Pattern),
     /// Named partitions. Each must exist.
     Partitions(BTreeSet<TopicPartition>),
+    /// What a subscriber of the user's own says at each discovery. What it does not say any more is treated as removed.
+    Custom(Arc<dyn Subscriber>),
+}
+
+/// Says which partitions a source reads, anew at each discovery.
+///
+/// Flink: `KafkaSubscriber`.
+pub trait Subscriber: fmt::Debug + Send + Sync {
+    /// The partitions wanted now. Those that do not exist fail the first discovery, and are looked for again by later ones.
+    ///
+    /// An error is treated as a failed discovery: it is tried again with growing delays, up to the limit of
+    /// [`DiscoveryRetry`](super::DiscoveryRetry).
+    fn partitions<'a>(
+        &'a self,
+        client: &'a Client,
+    ) -> BoxFuture<'a, std::result::Result<BTreeSet<TopicPartition>, BoxError>>;
 }
 
 /// A regular expression that must match the whole name.
@@ -50,15 +68,17 @@ impl Subscription {
             Self::Topics(topics) => topics.contains(&*partition.topic),
             Self::Pattern(pattern) => pattern.matches(&partition.topic),
             Self::Partitions(partitions) => partitions.contains(partition),
+            // Only a discovery can tell.
+            Self::Custom(_) => true,
         }
     }
 
-    /// The topics that must exist; none for a pattern.
+    /// The topics that must exist; none for a pattern and for a subscriber of the user's own.
     #[must_use]
     pub fn named_topics(&self) -> Option<BTreeSet<Arc<str>>> {
         match self {
             Self::Topics(topics) => Some(topics.clone()),
-            Self::Pattern(_) => None,
+            Self::Pattern(_) | Self::Custom(_) => None,
             Self::Partitions(partitions) => {
                 Some(partitions.iter().map(|partition| Arc::clone(&partition.topic)).collect())
             }

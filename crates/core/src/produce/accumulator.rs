@@ -9,7 +9,8 @@
 //! # Invariants
 //! - Batches leave in the order of their records, and a batch that must be repeated goes before those behind it: while a repeat is
 //!   outstanding nothing is taken until every batch in flight was answered.
-//! - The first batch under a producer id goes alone: a leader without state of the producer accepts any sequence.
+//! - The first batch under a producer id, and the first after a pause, goes alone: a leader without state of the producer, or one that
+//!   forgot it, accepts any sequence.
 //! - A batch is stamped once per identity. It gets another stamp only when a broker's answer proved that the old one is not in the log.
 //! - Every record that was accepted is settled exactly once: acknowledged or failed.
 //! - What was paid for a batch is refunded exactly once, when it is settled.
@@ -247,6 +248,8 @@ pub struct Accumulator<C> {
     sequences: Sequences,
     /// Under which producer id a batch of ours is in the log.
     known_as: Option<ProducerId>,
+    /// When a broker's answer came last, or was given up.
+    last_answer: Option<Instant>,
     turn: u64,
     /// How large the last closed batch was: the next one starts with as much memory.
     usual: usize,
@@ -267,6 +270,7 @@ impl<C: Clone> Accumulator<C> {
             stopped: false,
             sequences: Sequences::default(),
             known_as: None,
+            last_answer: None,
             turn: 0,
             usual: 0,
         }
@@ -310,7 +314,8 @@ impl<C: Clone> Accumulator<C> {
     #[cold]
     fn open_batch(&mut self, size: usize, supply: &impl Supply<C>) -> Result<(), Refused> {
         let least = size.saturating_add(HEADER_LEN);
-        let wished = self.usual.max(FIRST).min(self.limits.batch_size).max(least);
+        let wished =
+            self.usual.max(SMALLEST_BUFFER).next_power_of_two().min(self.limits.batch_size).max(least);
         let paid = if supply.pay(wished) {
             wished
         } else if supply.pay(least) {
@@ -321,6 +326,10 @@ impl<C: Clone> Accumulator<C> {
         let Opening { token, mut buffer, now } = supply.open(paid);
         if buffer.capacity() < paid {
             buffer = Vec::with_capacity(paid);
+        }
+        let pause = self.last_answer.map(|last| now.saturating_duration_since(last));
+        if self.queue.is_empty() && pause.is_some_and(|pause| pause > PAUSE) {
+            self.known_as = None;
         }
         let builder = BatchBuilder::with_buffer(self.limits.options, buffer);
         self.open = Some(Open { builder, token, paid, created: now });
@@ -372,6 +381,12 @@ impl<C: Clone> Accumulator<C> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.opened_at().is_none()
+    }
+
+    /// How many batches are closed and not settled.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
     }
 
     /// How many batches are in flight.
@@ -470,6 +485,7 @@ impl<C: Clone> Accumulator<C> {
         if self.in_flight == 0 {
             self.draining = false;
         }
+        self.last_answer = Some(now);
         verdict
     }
 
@@ -656,8 +672,13 @@ impl<C> Open<C> {
     }
 }
 
-/// The memory a batch starts with when nothing is known about its partition's rate.
-const FIRST: usize = 2048;
+/// After so long without a batch a leader may have forgotten the producer (`producer.id.expiration.ms`, a day unless it was changed). The
+/// price of a short one is that a batch goes alone where there was nothing to send anyway.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The memory a batch starts with when nothing is known about its partition's rate, in bytes. Buffers have this size, twice, four times and
+/// so on, up to that of a full batch.
+pub const SMALLEST_BUFFER: usize = 2048;
 
 /// A batch as two of half its records each; `None` if its own bytes can't be read back.
 fn halves<C: Clone>(batch: &Batch<C>, options: BatchOptions) -> Option<[Batch<C>; 2]> {

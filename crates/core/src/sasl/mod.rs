@@ -11,15 +11,23 @@
 //! # References
 //! RFC 4422 (SASL), 4616 (PLAIN), 5802 and 7677 (SCRAM), 7628 (OAUTHBEARER), 4752 (GSSAPI); KIP-43, KIP-84, KIP-152, KIP-255.
 
+pub mod aws;
 pub mod gssapi;
+mod jaas;
+pub mod jwt;
+mod oauth;
+pub mod oidc;
 mod plain;
 mod scram;
 mod secret;
+mod time;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::time::SystemTime;
 
+pub use jaas::JaasEntry;
+pub use oauth::{BearerToken, OAuthBearer};
 pub use plain::Plain;
 pub use scram::{Scram, ScramHash, ScramPassword};
 pub use secret::Secret;

@@ -4,7 +4,7 @@ use super::batch::TimestampType;
 use super::frozen::FrozenBatch;
 use super::layout::{self, HEADER_LEN, attributes};
 use super::record::Header;
-use super::varint::{MAX_VARINT, MAX_VARLONG, Scratch, encoded_len, zigzag};
+use super::varint::{MAX_VARINT, MAX_VARLONG, Scratch, Short, encoded_len, zigzag};
 use crate::compression::{self, Compression};
 use crate::error::{ProtocolError, Result};
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
@@ -106,8 +106,61 @@ impl BatchBuilder {
         let base = if index == 0 { timestamp } else { self.base_timestamp };
         let Some(delta) = timestamp.checked_sub(base) else { return Err(far_apart(base, timestamp)) };
         let header_count = self.encode_headers(headers);
+        if header_count > 0 || !self.push_short(zigzag(delta), index, key, value) {
+            self.push_any(zigzag(delta), index, key, value, header_count)?;
+        }
+        self.base_timestamp = base;
+        self.max_timestamp = if index == 0 { timestamp } else { self.max_timestamp.max(timestamp) };
+        self.count = index + 1;
+        Ok(index)
+    }
+
+    /// Appends what most records are: without headers, all numbers of three bytes at most, and with room in the buffer. Returns whether it
+    /// was that.
+    #[inline(always)]
+    fn push_short(&mut self, delta: u64, index: u32, key: Option<&[u8]>, value: Option<&[u8]>) -> bool {
+        let data = data_len(key).saturating_add(data_len(value));
+        let room = self.buffer.capacity().min(MAX_BATCH_LEN).saturating_sub(self.buffer.len());
+        let offset = u64::from(index) << 1;
+        // A quarter: the length of the record is the largest number, and it is doubled.
+        if (delta | offset | (data as u64).saturating_mul(4)) >= Short::LIMIT || room < data + 2 * Short::SIZE
+        {
+            return false;
+        }
+        let length = |data: Option<&[u8]>| data.map_or(NULL, |data| (data.len() as u64) << 1);
+        let (key_len, value_len) = (length(key), length(value));
+        let numbers = Short::len(delta) + Short::len(offset) + Short::len(key_len) + Short::len(value_len);
+        let mut short = Short::new();
+        // Attributes and header count are a byte each.
+        short.put(((numbers + data + 2) as u64) << 1);
+        short.push(0);
+        short.put(delta);
+        short.put(offset);
+        short.put(key_len);
+        if let Some(key) = key {
+            short.move_to(&mut self.buffer);
+            self.buffer.extend_from_slice(key);
+        }
+        short.put(value_len);
+        short.move_to(&mut self.buffer);
+        if let Some(value) = value {
+            self.buffer.extend_from_slice(value);
+        }
+        self.buffer.push(0);
+        true
+    }
+
+    /// Appends any record; its headers are encoded already.
+    fn push_any(
+        &mut self,
+        delta: u64,
+        index: u32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        header_count: usize,
+    ) -> Result<()> {
         let numbers = Numbers {
-            timestamp: zigzag(delta),
+            timestamp: delta,
             offset: zigzag(i64::from(index)),
             key: zigzag(wire_len(key)),
             value: zigzag(wire_len(value)),
@@ -147,11 +200,7 @@ impl BatchBuilder {
         if header_count > 0 {
             self.buffer.extend_from_slice(&self.headers);
         }
-
-        self.base_timestamp = base;
-        self.max_timestamp = if index == 0 { timestamp } else { self.max_timestamp.max(timestamp) };
-        self.count = index + 1;
-        Ok(index)
+        Ok(())
     }
 
     /// Encodes headers aside and counts them.
@@ -288,6 +337,9 @@ impl BatchBuilder {
     }
 }
 
+/// The length of null, zig-zagged: -1.
+const NULL: u64 = 1;
+
 /// The zig-zagged numbers of one record.
 struct Numbers {
     timestamp: u64,
@@ -373,4 +425,42 @@ pub(super) fn seal(bytes: &mut [u8], identity: &BatchIdentity) {
     identify(bytes, identity);
     let crc = crc32c::crc32c(bytes.get(layout::CRC_FROM..).unwrap_or_default());
     layout::put(bytes, &layout::CRC, &crc.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn data() -> impl Strategy<Value = Option<Vec<u8>>> {
+        let length = prop_oneof![0usize..140, 8000usize..8400, 200_000usize..300_000];
+        proptest::option::of(length.prop_map(|length| vec![length as u8; length]))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+        #[test]
+        fn a_short_record_is_written_as_any_is(
+            delta in prop_oneof![0u64..300, (1u64 << 20)..(1 << 22), any::<u64>()],
+            index in prop_oneof![0u32..300, 8000u32..8400, (1u32 << 19)..(1 << 21)],
+            key in data(),
+            value in data(),
+            room in prop_oneof![Just(1usize << 20), 0usize..400],
+        ) {
+            let (key, value) = (key.as_deref(), value.as_deref());
+            let mut short = BatchBuilder::with_buffer(BatchOptions::default(), Vec::with_capacity(HEADER_LEN + room));
+            let mut any = BatchBuilder::new(BatchOptions::default());
+            let capacity = short.capacity();
+            let written = short.push_short(delta, index, key, value);
+            any.push_any(delta, index, key, value, 0).unwrap();
+            let small = delta < 1 << 21 && index < 1 << 20 && data_len(key) + data_len(value) < 1 << 19;
+            prop_assert_eq!(written, small && room >= data_len(key) + data_len(value) + 64);
+            prop_assert_eq!(short.capacity(), capacity, "the buffer did not grow");
+            if written {
+                prop_assert_eq!(short.into_buffer(), any.into_buffer());
+            } else {
+                prop_assert!(short.is_empty() && short.size_bytes() == HEADER_LEN, "nothing was written");
+            }
+        }
+    }
 }

@@ -67,6 +67,20 @@ impl Records {
         }
     }
 
+    /// Reads on from where an iterator over these records stood. A mark of other records gives errors, or records that are none; it
+    /// cannot do harm.
+    #[must_use]
+    pub fn iter_from(&self, mark: &RecordMark) -> RecordIter<'_> {
+        RecordIter {
+            reader: Reader(self.buffer.get(mark.at..).unwrap_or_default()),
+            whole: self.buffer.len(),
+            left: mark.left,
+            least_delta: mark.least_delta,
+            frame: self.frame,
+            set: mark.set.clone(),
+        }
+    }
+
     /// The bytes of the records, decompressed. In formats 0 and 1 those are messages with their offsets and sizes.
     #[must_use]
     pub fn buffer(&self) -> &Bytes {
@@ -166,6 +180,28 @@ impl<'a> Iterator for RecordIter<'a> {
 }
 
 impl std::iter::FusedIterator for RecordIter<'_> {}
+
+/// Where an iterator stands, without borrowing anything; see [`Records::iter_from`].
+#[derive(Clone, Debug)]
+pub struct RecordMark {
+    at: usize,
+    left: u32,
+    least_delta: i64,
+    set: Option<SetIter>,
+}
+
+impl RecordIter<'_> {
+    /// Where it stands.
+    #[must_use]
+    pub fn mark(&self) -> RecordMark {
+        RecordMark {
+            at: self.whole - self.reader.0.len().min(self.whole),
+            left: self.left,
+            least_delta: self.least_delta,
+            set: self.set.clone(),
+        }
+    }
+}
 
 /// Where in a record reading stopped, and why.
 struct Stop {

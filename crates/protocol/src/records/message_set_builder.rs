@@ -171,13 +171,18 @@ impl MessageSetBuilder {
 }
 
 /// Writes a batch of format 2 anew as the message set a producer would send: for a broker that does not know format 2.
-/// Codec, keys, values and, in format 1, times stay; the offsets count from 0. A set is written anew as well.
+/// Codec, keys, values and, in format 1, times stay; the offsets count from 0. A set is written anew as well. `level` is that of
+/// the codec, as for [`MessageSetBuilder::new`]: a batch does not say with which it was written.
 ///
 /// # Errors
 /// `Unsupported` for what the older format cannot say: zstd, headers (the error names the first record that has
 /// some), transactions, control records and producer ids. Otherwise as [`RecordBatch::records`] and
 /// [`MessageSetBuilder::build`]; an emptied batch gives no set.
-pub fn convert_to_message_set(batch: &RecordBatch, format: MessageFormat) -> Result<Bytes> {
+pub fn convert_to_message_set(
+    batch: &RecordBatch,
+    format: MessageFormat,
+    level: Option<i32>,
+) -> Result<Bytes> {
     let lost = if batch.is_control() {
         Some("is a control batch")
     } else if batch.is_transactional() {
@@ -197,7 +202,7 @@ pub fn convert_to_message_set(batch: &RecordBatch, format: MessageFormat) -> Res
         return Err(no_zstd(format));
     }
     let records = batch.records()?;
-    let mut builder = MessageSetBuilder::new(format, batch.compression(), None);
+    let mut builder = MessageSetBuilder::new(format, batch.compression(), level);
     for (index, record) in records.iter().enumerate() {
         let record = record?;
         if !record.headers.is_empty() {

@@ -53,7 +53,7 @@ pub use batch::{Batches, RecordBatch, TimestampType, batches};
 pub use builder::{BatchBuilder, BatchIdentity, BatchOptions, MAX_BATCH_LEN};
 pub use control::{ControlKind, ControlRecord, build_control_batch};
 pub use frozen::{FrozenBatch, set_base_offset, set_identity, set_log_append_time};
-pub use iter::{RecordIter, Records};
+pub use iter::{RecordIter, RecordMark, Records};
 pub use layout::{HEADER_LEN, attributes};
 pub use message_set::MessageFormat;
 pub use message_set_builder::{MessageSetBuilder, convert_to_message_set};

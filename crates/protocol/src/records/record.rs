@@ -53,6 +53,18 @@ impl<'a> Headers<'a> {
         Ok(Self { encoded: start.get(..length).unwrap_or_default(), count: count as u32 })
     }
 
+    /// The headers as they lie in the record, and how many they are: for [`of_encoded`](Self::of_encoded).
+    #[must_use]
+    pub const fn encoded(&self) -> (&'a [u8], u32) {
+        (self.encoded, self.count)
+    }
+
+    /// Headers that were read before, from their bytes. Of other bytes it gives those headers that can be read.
+    #[must_use]
+    pub const fn of_encoded(encoded: &'a [u8], count: u32) -> Self {
+        Self { encoded, count }
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -16,6 +16,18 @@ use messages::{
     write_txn_markers_response as markers,
 };
 
+/// The answer with a throttle time, if it has a place for one here.
+pub(super) fn throttle(mut response: ResponseKind, time: std::time::Duration) -> ResponseKind {
+    let time = i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
+    match &mut response {
+        ResponseKind::Produce(response) => response.throttle_time_ms = time,
+        ResponseKind::Fetch(response) => response.throttle_time_ms = time,
+        ResponseKind::Metadata(response) => response.throttle_time_ms = time,
+        _ => {}
+    }
+    response
+}
+
 /// The answer to a request that fails with one error; `None` if the API has no answer here.
 pub(super) fn refuse(kind: &RequestKind, version: i16, error: ErrorCode) -> Option<ResponseKind> {
     let code = error.0;

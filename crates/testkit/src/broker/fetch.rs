@@ -1,4 +1,4 @@
-//! Fetch: reading batches, long polls, read committed (KIP-74, KIP-98, KIP-320, KIP-516).
+//! Fetch: reading batches, long polls, read committed (KIP-74, KIP-98, KIP-320, KIP-516); sessions are in [`sessions`](super::sessions).
 
 use std::time::{Duration, Instant};
 
@@ -33,16 +33,24 @@ impl Broker {
         request: FetchRequest,
         deadline: Option<Instant>,
     ) -> Outcome {
-        if reply.version >= 7 && request.session_id != 0 {
-            let error = ErrorCode::FETCH_SESSION_ID_NOT_FOUND;
-            return FetchResponse::default().with_error_code(error.0).into();
-        }
+        // One that waited is in its session already.
+        let request = match deadline {
+            None if reply.version >= 7 => match self.sessions.open(request) {
+                Ok(request) => request,
+                Err(error) => return FetchResponse::default().with_error_code(error.0).into(),
+            },
+            _ => request,
+        };
         let wait = u64::try_from(request.max_wait_ms).map_or(Duration::ZERO, Duration::from_millis);
         let deadline = deadline.unwrap_or(now + wait);
         if now < deadline && !self.has_enough(reply.version, &request) {
             return Outcome::Wait(Wait::Fetch { reply: reply.clone(), request, deadline });
         }
-        self.read(reply.version, &request).into()
+        let response = self.read(reply.version, &request);
+        match reply.version {
+            7.. => self.sessions.close(&request, response).into(),
+            _ => response.into(),
+        }
     }
 
     /// Whether a Fetch is to be answered before its time is over.

@@ -117,10 +117,26 @@ impl Broker {
         self.coordinator.set_epoch(transactional_id, epoch)
     }
 
+    /// How many fetch sessions the broker holds.
+    #[must_use]
+    pub fn fetch_sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Forgets all fetch sessions, as Kafka does with those that others need the room of.
+    pub fn forget_fetch_sessions(&mut self) {
+        self.sessions.clear();
+    }
+
     /// Forgets a producer id in all partitions where it has no open transaction, as Kafka does after
     /// `producer.id.expiration.ms`.
     pub fn forget_producer(&mut self, producer_id: i64) {
         self.topics.for_each_log(|log| log.forget_producer(producer_id));
+    }
+
+    /// Forgets all producer ids in this way.
+    pub fn forget_producers(&mut self) {
+        self.topics.for_each_log(|log| log.forget_producers());
     }
 
     /// Loses what is before an offset, as retention does. False if there is no such partition.

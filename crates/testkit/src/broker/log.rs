@@ -410,6 +410,10 @@ impl PartitionLog {
         index.checked_sub(1).and_then(|index| self.epochs.get(index)).map_or(0, |(epoch, _)| *epoch)
     }
 
+    pub(crate) fn forget_producers(&mut self) {
+        self.producers.retain(|_, entry| entry.transaction_start.is_some());
+    }
+
     pub(crate) fn forget_producer(&mut self, producer_id: i64) {
         if self.producers.get(&producer_id).is_some_and(|entry| entry.transaction_start.is_none()) {
             self.producers.remove(&producer_id);

@@ -19,7 +19,8 @@ mod offsets;
 mod produce;
 mod producer_state;
 mod release;
-mod rng;
+pub(crate) mod rng;
+mod sessions;
 mod topics;
 mod transactions;
 mod versions;
@@ -40,6 +41,7 @@ use coordinator::Coordinator;
 use groups::Groups;
 use release::UnknownApi;
 use rng::Rng;
+use sessions::Sessions;
 use topics::Topics;
 
 /// A connection to the broker. Whoever brings the bytes chooses the numbers, and uses each once.
@@ -61,6 +63,7 @@ pub struct Broker {
     topics: Topics,
     coordinator: Coordinator,
     groups: Groups,
+    sessions: Sessions,
     connections: BTreeMap<ConnectionId, Connection>,
     outbox: VecDeque<(ConnectionId, Bytes)>,
     closing: VecDeque<ConnectionId>,
@@ -95,6 +98,7 @@ impl Broker {
         let mut rng = Rng::new(config.seed);
         let cluster_id = format!("embedded-{:012x}", rng.next() >> 16);
         let first_producer_id = i64::try_from(rng.next() % 1000).unwrap_or(0) * 1000;
+        let sessions = Sessions::new(rng.clone());
         let mut topics = Topics::new(rng);
         for (name, partitions) in &config.topics {
             topics.create(name, *partitions, BTreeMap::new());
@@ -105,6 +109,7 @@ impl Broker {
             topics,
             coordinator: Coordinator::new(first_producer_id),
             groups: Groups::default(),
+            sessions,
             connections: BTreeMap::new(),
             outbox: VecDeque::new(),
             closing: VecDeque::new(),
@@ -235,7 +240,7 @@ impl Broker {
             Some(Fault::Silence) => return self.park(id, Wait::Forever),
             Some(Fault::Delay(delay)) => reply.not_before = Some(now + delay),
             Some(Fault::DropAfter) => reply.drop = true,
-            Some(Fault::Error(_)) | None => {}
+            Some(Fault::Error(_) | Fault::Throttle(_)) | None => {}
         }
         let kind = match frame.body {
             RequestBody::Known(mut kind) if self.serves(frame.api_key, frame.version) => {
@@ -254,6 +259,10 @@ impl Broker {
             Some(Fault::Error(error)) => {
                 answer::refuse(&kind, frame.version, error).map_or(Outcome::Close, Outcome::Answer)
             }
+            Some(Fault::Throttle(time)) => match self.dispatch(now, &reply, kind) {
+                Outcome::Answer(response) => Outcome::Answer(answer::throttle(response, time)),
+                other => other,
+            },
             _ => self.dispatch(now, &reply, kind),
         };
         self.settle(now, id, reply, outcome);

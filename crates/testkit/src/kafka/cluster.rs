@@ -166,6 +166,9 @@ impl KafkaOptions {
                 },
                 properties,
                 heap_mib: self.largest_heap_mib().min(384),
+                listeners: Vec::new(),
+                jvm_options: Vec::new(),
+                format_arguments: Vec::new(),
             }
         });
         KafkaCluster::from_specs(specs.collect(), version.to_string()).await

@@ -23,6 +23,20 @@ pub(crate) struct NodeSpec {
     pub(crate) cluster: ClusterState,
     pub(crate) properties: Properties,
     pub(crate) heap_mib: u32,
+    /// Listeners beside the plaintext one.
+    pub(crate) listeners: Vec<ExtraListener>,
+    /// More options of the JVM.
+    pub(crate) jvm_options: Vec<String>,
+    /// More arguments for the formatting of the data folder.
+    pub(crate) format_arguments: Vec<String>,
+}
+
+/// A listener beside the plaintext one, on localhost.
+#[derive(Debug, Clone)]
+pub(crate) struct ExtraListener {
+    pub(crate) name: &'static str,
+    pub(crate) protocol: &'static str,
+    pub(crate) port: u16,
 }
 
 /// Where brokers keep what they know of their cluster.
@@ -97,9 +111,32 @@ impl Node {
         };
         let mut properties: Properties =
             pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        self.add_listeners(&mut properties);
         properties.push(("log.dirs".to_owned(), self.log_dir().display().to_string()));
         properties.extend(self.spec.properties.iter().cloned());
         properties
+    }
+
+    /// Writes the further listeners into the lists that hold the plaintext one.
+    fn add_listeners(&self, properties: &mut Properties) {
+        if self.spec.listeners.is_empty() {
+            return;
+        }
+        let map = "listener.security.protocol.map";
+        if !properties.iter().any(|(name, _)| name == map) {
+            properties.push((map.to_owned(), "PLAINTEXT:PLAINTEXT".to_owned()));
+            properties.push(("inter.broker.listener.name".to_owned(), "PLAINTEXT".to_owned()));
+        }
+        for (name, value) in properties.iter_mut() {
+            for ExtraListener { name: listener, protocol, port } in &self.spec.listeners {
+                match name.as_str() {
+                    "listeners" => value.push_str(&format!(",{listener}://127.0.0.1:{port}")),
+                    "advertised.listeners" => value.push_str(&format!(",{listener}://localhost:{port}")),
+                    name if name == map => value.push_str(&format!(",{listener}:{protocol}")),
+                    _ => {}
+                }
+            }
+        }
     }
 
     /// Prepares the data folder if it is new and starts the process. Does not wait for the broker to answer.
@@ -113,7 +150,8 @@ impl Node {
             ClusterState::ZooKeeper(server) => server.wait_unregistered(self.spec.node_id).await?,
         }
         let mut java = self.process.java(&self.spec.jars, self.spec.heap_mib);
-        java.args(std::env::var("MILENA_KAFKA_JVM_OPTS").unwrap_or_default().split_whitespace())
+        java.args(&self.spec.jvm_options)
+            .args(std::env::var("MILENA_KAFKA_JVM_OPTS").unwrap_or_default().split_whitespace())
             .arg("kafka.Kafka")
             .arg(self.configuration());
         self.process.launch(java).await
@@ -124,6 +162,7 @@ impl Node {
         let output = tokio::process::Command::from(self.process.java(&self.spec.jars, 128))
             .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"])
             .arg(self.configuration())
+            .args(&self.spec.format_arguments)
             .kill_on_drop(true)
             .output()
             .await
@@ -134,6 +173,35 @@ impl Node {
         let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         let message = format!("Kafka {}: the data folder can't be formatted\n{said}", self.spec.version);
         Err(KafkaError::new(KafkaErrorKind::Start, message))
+    }
+
+    /// Stores SCRAM users in the ZooKeeper, as versions before KRaft have them; the password of each is its name and `-secret`.
+    ///
+    /// # Cancellation
+    /// Some users may be there.
+    pub(crate) async fn add_scram_users(
+        &self,
+        users: &[&str],
+        mechanisms: &[&str],
+    ) -> Result<(), KafkaError> {
+        let ClusterState::ZooKeeper(server) = &self.spec.cluster else { return Ok(()) };
+        for user in users {
+            let config: Vec<String> =
+                mechanisms.iter().map(|mechanism| format!("{mechanism}=[password={user}-secret]")).collect();
+            let output = tokio::process::Command::from(self.process.java(&self.spec.jars, 128))
+                .args(["kafka.admin.ConfigCommand", "--zookeeper", &server.address(), "--alter"])
+                .args(["--entity-type", "users", "--entity-name", user, "--add-config", &config.join(",")])
+                .kill_on_drop(true)
+                .output()
+                .await
+                .map_err(|error| KafkaError::system("java", error))?;
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+                let message = format!("Kafka {}: no SCRAM user {user}\n{said}", self.spec.version);
+                return Err(KafkaError::new(KafkaErrorKind::Start, message));
+            }
+        }
+        Ok(())
     }
 
     /// How to ask the broker whether it lives.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::capture::Recorder;
 
 use super::error::{KafkaError, KafkaErrorKind};
-use super::jvm::ClusterState;
+use super::jvm::{ClusterState, ExtraListener};
 use super::settings::{self, Properties};
 use super::version::{KafkaVersion, NEWEST};
 use super::zookeeper::ZooKeeper;
@@ -35,6 +35,10 @@ pub struct KafkaOptions {
     properties: Properties,
     heap_mib: u32,
     recordings: Option<PathBuf>,
+    /// For a secured broker; the JVM route only.
+    pub(super) listeners: Vec<ExtraListener>,
+    pub(super) jvm_options: Vec<String>,
+    pub(super) format_arguments: Vec<String>,
 }
 
 impl KafkaOptions {
@@ -62,6 +66,9 @@ impl KafkaOptions {
             properties: Vec::new(),
             heap_mib: 512,
             recordings: None,
+            listeners: Vec::new(),
+            jvm_options: Vec::new(),
+            format_arguments: Vec::new(),
         })
     }
 
@@ -238,6 +245,9 @@ impl KafkaOptions {
             cluster,
             properties,
             heap_mib: self.heap_mib,
+            listeners: self.listeners.clone(),
+            jvm_options: self.jvm_options.clone(),
+            format_arguments: self.format_arguments.clone(),
         };
         let node = jvm::Node::create(spec)?;
         node.launch().await?;

@@ -198,7 +198,8 @@ fn check_java() -> Result<(), KafkaError> {
     Err(KafkaError::new(KafkaErrorKind::Absent, message))
 }
 
-fn new_folder() -> io::Result<PathBuf> {
+/// A new folder under the system's for temporary files.
+pub(crate) fn new_folder() -> io::Result<PathBuf> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -8,6 +8,7 @@ use milena::{Client, ForcedMarker, ListFilter, Offset, TopicPartition, Transacti
 use milena_connector::checkpoint::CheckpointStore;
 use milena_connector::sink::committable::{Committable, TransactionIdentity};
 use milena_connector::sink::lingering::{Found, plan};
+use milena_connector::sink::naming::{Grammar, Naming};
 use serde::Serialize;
 
 use super::args::Abort;
@@ -90,7 +91,7 @@ async fn left_open(client: &Client, prefix: &str, dir: Option<&Path>) -> anyhow:
             producer_epoch: Some(entry.producer_epoch),
         })
         .collect();
-    let abort = plan(&[prefix], &found, &kept).abort;
+    let abort = plan(&[Grammar::new(prefix, Naming::Pooling, 1)], &found, &kept).abort;
     let chosen = described.into_iter().filter(|entry| abort.contains(&entry.id));
     Ok(chosen
         .map(|entry| Line {

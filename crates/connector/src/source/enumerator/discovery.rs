@@ -7,7 +7,6 @@ use milena::TopicPartition;
 
 use super::{Command, Discovered, DiscoveredPartition, Enumerator, Phase, Place, ResolveRequest, StartRule};
 use crate::source::policy::{RemovedAction, RemovedPartition, same_topic};
-use crate::source::split::Split;
 use crate::source::subscription::Subscription;
 use crate::{Error, ErrorKind, Result};
 
@@ -37,8 +36,11 @@ impl Enumerator {
     /// What is named, not there, and was not there before.
     fn never_seen(&self, found: &Discovered) -> Vec<String> {
         let found = found.partitions.iter().map(|found| &found.topic_partition);
-        let seen: BTreeSet<&TopicPartition> =
-            found.chain(self.known.keys()).chain(self.reopened.keys()).collect();
+        let seen: BTreeSet<&TopicPartition> = found
+            .chain(self.known.keys())
+            .chain(self.reopened.keys())
+            .chain(self.unresolved.keys())
+            .collect();
         match &self.config.subscription {
             Subscription::Topics(topics) => {
                 let seen: BTreeSet<&str> = seen.into_iter().map(|at| &*at.topic).collect();
@@ -49,7 +51,7 @@ impl Enumerator {
                 let missing = partitions.iter().filter(|at| !seen.contains(at));
                 missing.map(|at| format!("partition {at}")).collect()
             }
-            Subscription::Pattern(_) => Vec::new(),
+            Subscription::Pattern(_) | Subscription::Custom(_) => Vec::new(),
         }
     }
 
@@ -66,32 +68,39 @@ impl Enumerator {
                 None if self.reopened.contains_key(&topic_partition) => {
                     let split = self.reopened.get(&topic_partition);
                     let same =
-                        split.map_or(Ok(()), |split| same_topic(split, topic_id, self.config.recreated));
-                    if let Err(error) = same {
-                        return self.fail(error);
+                        split.map_or(Ok(true), |split| same_topic(split, topic_id, self.config.recreated));
+                    match same {
+                        Ok(same) => self.metrics.recreated += u64::from(!same),
+                        Err(error) => return self.fail(error),
                     }
                     fresh.push(ResolveRequest { topic_partition, topic_id, start: StartRule::Kept });
                 }
-                None => fresh.push(ResolveRequest { topic_partition, topic_id, start }),
-                Some(known) => {
-                    if let Err(error) = known.confirm(topic_id, self.config.recreated) {
-                        return self.fail(error);
-                    }
+                None => {
+                    let stored = self.unresolved.get(&topic_partition).copied().map(StartRule::Stored);
+                    let start = stored.unwrap_or(start);
+                    fresh.push(ResolveRequest { topic_partition, topic_id, start });
                 }
+                Some(known) => match known.confirm(topic_id, self.config.recreated) {
+                    Ok(other) => self.metrics.recreated += u64::from(other),
+                    Err(error) => return self.fail(error),
+                },
             }
         }
         if let Err(error) = self.handle_absent(&listed) {
             return self.fail(error);
         }
-        // Kept though not subscribed: no discovery lists them, but their stop is wanted all the same.
-        let kept =
-            self.reopened.values().filter(|split| !self.config.subscription.contains(&split.topic_partition));
-        for Split { topic_partition, topic_id, .. } in kept {
+        // Kept though not subscribed: no discovery lists them, but their stop, or their start, is wanted all the same.
+        let kept = |at: &TopicPartition| !self.config.subscription.contains(at);
+        let reopened = self.reopened.values().filter(|split| kept(&split.topic_partition));
+        let reopened = reopened.map(|split| (split.topic_partition.clone(), split.topic_id, StartRule::Kept));
+        let unresolved = self.unresolved.iter().filter(|(at, _)| kept(at));
+        let unresolved = unresolved.map(|(at, start)| (at.clone(), None, StartRule::Stored(*start)));
+        for (topic_partition, topic_id, start) in reopened.chain(unresolved) {
             listed.insert(topic_partition.clone());
-            let (topic_partition, topic_id) = (topic_partition.clone(), *topic_id);
-            fresh.push(ResolveRequest { topic_partition, topic_id, start: StartRule::Kept });
+            fresh.push(ResolveRequest { topic_partition, topic_id, start });
         }
-        if let Some(at) = self.reopened.keys().find(|at| !listed.contains(*at)).cloned() {
+        let restored = self.reopened.keys().chain(self.unresolved.keys());
+        if let Some(at) = restored.into_iter().find(|at| !listed.contains(*at)).cloned() {
             let text = "the checkpoint has a partition that is not there; was its topic deleted?";
             let error = Error::new(ErrorKind::Topic, text).with_topic_partition(at);
             return self.discovery_failed(now, error, None);
@@ -129,6 +138,7 @@ impl Enumerator {
                     return Err(Error::new(ErrorKind::Topic, text).with_topic_partition(at));
                 }
                 RemovedAction::Wait => {
+                    self.metrics.waited_for += 1;
                     tracing::warn!(partition = %at, "gone; waiting for it to come back");
                 }
                 RemovedAction::Drop => self.drop_partition(at),

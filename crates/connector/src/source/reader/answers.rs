@@ -10,7 +10,7 @@ use milena::{ErrorCode, Fetched, Isolation, Offset, TopicPartition};
 
 use super::{Queued, SourceReader};
 use crate::source::cursor::{Answered, Cursor, CursorState};
-use crate::source::fetching::{self, Arrived};
+use crate::source::fetching::{self, Arrived, Found};
 use crate::source::policy::OnOutOfRange;
 use crate::{Error, ErrorKind, Result};
 
@@ -42,20 +42,22 @@ impl<T: Send + 'static> SourceReader<T> {
                     tracing::warn!(%error, "leaders can't be looked up; trying again");
                 }
             }
-            Arrived::Range { slot, diverged, answer } => self.handle_range(slot, diverged, answer, now)?,
-            Arrived::Commit(Ok(())) => {
-                let confirmed = self.commits.handle_committed();
-                for (at, position) in confirmed.into_iter().flat_map(|request| request.positions) {
-                    if self.finished.get(&at) == Some(&position) {
-                        self.finished.remove(&at);
+            Arrived::Range { slot, found, answer } => self.handle_range(slot, found, answer, now)?,
+            Arrived::Commit { answer, foreign } => {
+                self.on_foreign_commits(&foreign);
+                match answer {
+                    Ok(()) => {
+                        let confirmed = self.commits.handle_committed();
+                        for (at, position) in confirmed.into_iter().flat_map(|request| request.positions) {
+                            if self.finished.get(&at) == Some(&position) {
+                                self.finished.remove(&at);
+                            }
+                        }
                     }
+                    Err(error) => self.on_commit_failed(&error, now),
                 }
             }
-            Arrived::Commit(Err(error)) => {
-                let group_id = self.settings().group_id.as_deref().unwrap_or_default();
-                tracing::warn!(%error, group_id, "offsets can't be committed; lag tools show an old position");
-                self.commits.handle_failed(now);
-            }
+            Arrived::DeadLetters { slot, answer } => self.on_dead_letters(slot, answer, now)?,
         }
         Ok(())
     }
@@ -104,7 +106,7 @@ impl<T: Send + 'static> SourceReader<T> {
         }
         if error.code() == Some(ErrorCode::OFFSET_OUT_OF_RANGE) {
             cursor.state = CursorState::Checking;
-            self.work.push(fetching::range(&self.client, slot, at, None));
+            self.work.push(fetching::range(&self.client, slot, at, Found::OutOfRange));
             return Ok(());
         }
         let failures = cursor.handle_failure(now, error.to_string());
@@ -139,14 +141,15 @@ impl<T: Send + 'static> SourceReader<T> {
             });
         }
         cursor.state = CursorState::Checking;
-        self.work.push(fetching::range(&self.client, slot, at, Some(diverged)));
+        self.metrics.truncations += 1;
+        self.work.push(fetching::range(&self.client, slot, at, Found::Diverged(diverged)));
         Ok(())
     }
 
     fn handle_range(
         &mut self,
         slot: u32,
-        diverged: Option<Offset>,
+        found: Found,
         answer: Result<(Offset, Offset)>,
         now: Instant,
     ) -> Result<()> {
@@ -160,27 +163,35 @@ impl<T: Send + 'static> SourceReader<T> {
         let (first, end) = match answer {
             Ok(range) => range,
             Err(error) => {
-                cursor.handle_failure(now, error.to_string());
+                if found == Found::NewTopic {
+                    // Nothing of it may be fetched before it is known where it starts.
+                    self.work.push(fetching::range_later(&self.client, slot, at, found));
+                } else {
+                    cursor.handle_failure(now, error.to_string());
+                }
                 return if error.client().is_some_and(is_fatal) { Err(error) } else { Ok(()) };
             }
         };
-        if diverged.is_none() && first <= wanted && wanted <= end {
+        if found == Found::OutOfRange && first <= wanted && wanted <= end {
             // A replica that lagged behind refused it; its log has caught up.
             cursor.handle_failure(now, "the log to hold its position again".to_owned());
             return Ok(());
         }
-        let to = match policy {
-            OnOutOfRange::Fail => {
+        let to = match (found, policy) {
+            (Found::NewTopic, _) => first,
+            (_, OnOutOfRange::Fail) => {
                 cursor.handle_failure(now, "its position to be in the log".to_owned());
                 return Err(out_of_range(at, wanted, first, end));
             }
-            OnOutOfRange::Earliest => {
-                diverged.map_or(first, |diverged| diverged.clamp(first, end.max(first)))
-            }
-            OnOutOfRange::Latest => end,
+            (Found::Diverged(diverged), OnOutOfRange::Earliest) => diverged.clamp(first, end.max(first)),
+            (Found::OutOfRange, OnOutOfRange::Earliest) => first,
+            (_, OnOutOfRange::Latest) => end,
         };
-        tracing::warn!(partition = %at, %wanted, %first, %end, %to, "the position is not in the log; going on elsewhere, as chosen");
-        self.metrics.resets += 1;
+        if found != Found::NewTopic {
+            tracing::warn!(partition = %at, %wanted, %first, %end, %to, "the position is not in the log; going on elsewhere, as chosen");
+            self.metrics.resets += 1;
+            self.metrics.lost_offsets += u64::try_from(to.0 - wanted.0).unwrap_or(0);
+        }
         cursor.reset(to);
         self.end_if_finished(slot);
         Ok(())

@@ -280,20 +280,11 @@ impl AsExchange {
     /// The key for the encrypted time: the KDC's first choice that is ours too.
     fn choose_proof(&self, error: &KrbError) -> Result<(Key, EtypeInfo)> {
         let padata = error.padata()?;
+        let offered = EtypeInfo::find(&padata)?;
         if !padata.is_empty() && !padata.iter().any(|(kind, _)| *kind == PA_ENC_TIMESTAMP) {
-            let kinds: Vec<String> = padata.iter().map(|(kind, _)| kind.to_string()).collect();
-            return Err(KerberosError::new(
-                KerberosErrorKind::Unsupported,
-                format!(
-                    "the KDC of {} does not let {} in by an encrypted timestamp, the only pre-authentication spoken here; it \
-                     offers kinds {}",
-                    self.client.realm(),
-                    self.client,
-                    kinds.join(", ")
-                ),
-            ));
+            return Err(self.no_timestamp(offered.is_some(), &padata));
         }
-        let offered = match EtypeInfo::find(&padata)? {
+        let offered = match offered {
             Some(offered) => offered,
             // It does not say: then any of ours, with the usual salt.
             None => {
@@ -318,6 +309,31 @@ impl AsExchange {
             ));
         };
         Ok((self.login.key(enctype, &self.client, Some(info))?, info.clone()))
+    }
+
+    /// The error of a KDC that takes no encrypted timestamp. One that has no key of a wanted type offers neither that nor types.
+    fn no_timestamp(&self, has_types: bool, padata: &[(i32, &[u8])]) -> KerberosError {
+        let realm = self.client.realm();
+        if !has_types {
+            let asked: Vec<&str> = self.enctypes.iter().map(|enctype| enctype.name()).collect();
+            let text = format!(
+                "the KDC of {realm} has no key of {} of a type that was asked for ({}): give the principal an AES key or widen \
+                 permitted_enctypes",
+                self.client,
+                asked.join(", ")
+            );
+            return KerberosError::new(KerberosErrorKind::NoCommonEnctype, text);
+        }
+        let kinds: Vec<String> = padata.iter().map(|(kind, _)| kind.to_string()).collect();
+        KerberosError::new(
+            KerberosErrorKind::Unsupported,
+            format!(
+                "the KDC of {realm} does not let {} in by an encrypted timestamp, the only pre-authentication spoken here; it \
+                 offers kinds {}",
+                self.client,
+                kinds.join(", ")
+            ),
+        )
     }
 
     fn on_ticket(&self, reply: &[u8]) -> Result<Credential> {

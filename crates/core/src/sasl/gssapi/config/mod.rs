@@ -65,6 +65,8 @@ pub struct KerberosConfig {
     /// `dns_canonicalize_hostname`. Default here: [`Canonicalize::Never`], since Kafka's brokers advertise the names that their
     /// principals have; MIT's default is to ask the DNS.
     pub canonicalize_host: Canonicalize,
+    /// Whether KDCs of a realm for which none are named are looked for in the DNS (`dns_lookup_kdc`). Default `true`.
+    pub dns_lookup_kdc: bool,
     /// Messages above this many bytes go over TCP at once (`udp_preference_limit`). Default 1465.
     pub udp_preference_limit: usize,
     /// Where the keytab of clients is (`default_client_keytab_name`).
@@ -85,6 +87,7 @@ impl Default for KerberosConfig {
             default_realm: None,
             tickets: TicketOptions::default(),
             canonicalize_host: Canonicalize::Never,
+            dns_lookup_kdc: true,
             udp_preference_limit: 1465,
             client_keytab: None,
             keytab: None,
@@ -221,8 +224,11 @@ fn libdefaults(profile: &Profile, parsed: &mut Parsed) -> Result<()> {
             "rdns" if boolean(name, value)? => {
                 warnings.push("rdns = true is ignored: host names are not looked up by address".to_owned());
             }
-            "dns_lookup_kdc" | "dns_lookup_realm" if boolean(name, value)? => {
-                warnings.push(format!("{name} = true is ignored: realms and KDCs come from krb5.conf only"));
+            "dns_lookup_kdc" => config.dns_lookup_kdc = boolean(name, value)?,
+            "dns_lookup_realm" if boolean(name, value)? => {
+                warnings.push(
+                    "dns_lookup_realm = true is ignored: realms of hosts come from [domain_realm]".to_owned(),
+                );
             }
             _ => {}
         }

@@ -49,6 +49,7 @@ fn a_whole_file_is_read() {
     assert_eq!(config.tickets.renew_lifetime, Some(Duration::from_secs(604_800)));
     assert!(config.tickets.forwardable && config.tickets.follow_kdc_clock);
     assert_eq!(config.canonicalize_host, Canonicalize::Fallback);
+    assert!(!config.dns_lookup_kdc);
     assert_eq!(config.udp_preference_limit, 1);
     assert_eq!(config.ticket_cache.as_deref(), Some("FILE:/tmp/krb5cc_%{uid}"));
     let kdcs: Vec<String> = config.kdcs("EXAMPLE.COM").iter().map(ToString::to_string).collect();

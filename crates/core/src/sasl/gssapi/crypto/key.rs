@@ -101,8 +101,11 @@ impl Key {
         Ok(mac)
     }
 
-    /// Encrypts and signs.
-    pub(crate) fn encrypt(&self, usage: Usage, plain: &[u8], entropy: &mut Entropy) -> Result<Vec<u8>> {
+    /// Encrypts and signs, after a random block that makes equal messages differ.
+    ///
+    /// # Errors
+    /// None: a key has the length of its type.
+    pub fn encrypt(&self, usage: Usage, plain: &[u8], entropy: &mut Entropy) -> Result<Vec<u8>> {
         let mut confounder = [0; CONFOUNDER];
         entropy.fill(&mut confounder);
         self.encrypt_with(usage, plain, &confounder)
@@ -122,7 +125,7 @@ impl Key {
     ///
     /// # Errors
     /// [`KerberosErrorKind::WrongKey`] if it was not encrypted with this key for this usage, or was changed since.
-    pub(crate) fn decrypt(&self, usage: Usage, message: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    pub fn decrypt(&self, usage: Usage, message: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
         let cut = || KerberosError::peer("an encrypted part of a Kerberos message is cut short");
         let length = message.len().checked_sub(self.enctype.mac_length()).ok_or_else(cut)?;
         let (cipher, mac) = message.split_at_checked(length).ok_or_else(cut)?;

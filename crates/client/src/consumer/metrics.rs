@@ -1,0 +1,64 @@
+//! What a consumer counts.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a consumer did since its start, and what it holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConsumerMetrics {
+    /// Fetch requests answered.
+    pub fetches: u64,
+    /// Fetch requests that failed, or whose answer could not be used.
+    pub failed_fetches: u64,
+    /// Bytes of answers.
+    pub bytes: u64,
+    /// Batches that went to the application's queue.
+    pub batches: u64,
+    /// Parts of answers that were thrown away, since the application paused, sought or removed the partition meanwhile.
+    pub stale_parts: u64,
+    /// Lookups of where to start, and resets.
+    pub resets: u64,
+    /// Partitions that the application was told of: they are not read any more.
+    pub failures: u64,
+    /// Times that a partition stayed without a fetch longer than its state allows.
+    pub stalls: u64,
+    /// Bytes of `buffer_bytes` in use now.
+    pub buffered_bytes: u64,
+    /// The most bytes that were ever in use.
+    pub peak_buffered_bytes: u64,
+}
+
+/// The counters behind [`ConsumerMetrics`]. Written once an answer.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) fetches: AtomicU64,
+    pub(crate) failed_fetches: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) batches: AtomicU64,
+    pub(crate) stale_parts: AtomicU64,
+    pub(crate) resets: AtomicU64,
+    pub(crate) failures: AtomicU64,
+    pub(crate) stalls: AtomicU64,
+}
+
+/// Adds to a counter.
+pub(crate) fn add(counter: &AtomicU64, count: usize) {
+    counter.fetch_add(count as u64, Ordering::Relaxed);
+}
+
+impl Counts {
+    pub(crate) fn snapshot(&self, held: usize, peak: usize) -> ConsumerMetrics {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        ConsumerMetrics {
+            fetches: read(&self.fetches),
+            failed_fetches: read(&self.failed_fetches),
+            bytes: read(&self.bytes),
+            batches: read(&self.batches),
+            stale_parts: read(&self.stale_parts),
+            resets: read(&self.resets),
+            failures: read(&self.failures),
+            stalls: read(&self.stalls),
+            buffered_bytes: held as u64,
+            peak_buffered_bytes: peak as u64,
+        }
+    }
+}

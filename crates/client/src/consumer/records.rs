@@ -1,0 +1,390 @@
+//! Record by record on top of the parts: borrowed, owned, or as a stream.
+//!
+//! A batch's records are found a few at a time (`CHUNK`): where key, value and headers lie, not what they are. A record that the
+//! application takes is then a look into the batch's buffer. Nothing is allocated, locked or copied for it; an owned one counts one
+//! reference up.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use milena_core::fetch::{Position, Ticket};
+use milena_protocol::error::ProtocolError;
+use milena_protocol::records::{Headers, Record, RecordMark, Records};
+use milena_protocol::types::{LeaderEpoch, Offset, TopicPartition};
+
+use super::Consumer;
+use super::part::PartitionRecords;
+use crate::error::Result;
+
+/// How many records are found at a time.
+const CHUNK: usize = 64;
+
+/// Bytes of a batch's buffer.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    at: u32,
+    /// `NULL` for none.
+    len: u32,
+}
+
+/// The length that stands for null. Buffers are smaller.
+const NULL: u32 = u32::MAX;
+
+impl Span {
+    #[inline]
+    fn of(buffer: &[u8], part: Option<&[u8]>) -> Self {
+        // The part lies in the buffer, so the distance is an offset into it; buffers are smaller than 4 GiB.
+        part.map_or(Self { at: 0, len: NULL }, |part| Self {
+            at: (part.as_ptr() as usize).wrapping_sub(buffer.as_ptr() as usize) as u32,
+            len: part.len() as u32,
+        })
+    }
+
+    #[inline]
+    fn get(self, buffer: &[u8]) -> Option<&[u8]> {
+        if self.len == NULL {
+            return None;
+        }
+        buffer.get(self.at as usize..)?.get(..self.len as usize)
+    }
+}
+
+/// Where the pieces of a record lie.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    offset: Offset,
+    timestamp: i64,
+    key: Span,
+    value: Span,
+    headers: Span,
+    header_count: u32,
+}
+
+impl Found {
+    #[inline]
+    fn of(buffer: &[u8], record: &Record<'_>) -> Self {
+        let (encoded, header_count) = record.headers.encoded();
+        Self {
+            offset: record.offset,
+            timestamp: record.timestamp,
+            key: Span::of(buffer, record.key),
+            value: Span::of(buffer, record.value),
+            headers: if header_count == 0 { Span { at: 0, len: 0 } } else { Span::of(buffer, Some(encoded)) },
+            header_count,
+        }
+    }
+
+    #[inline]
+    fn headers<'a>(&self, buffer: &'a [u8]) -> Headers<'a> {
+        match self.header_count {
+            0 => Headers::EMPTY,
+            count => Headers::of_encoded(self.headers.get(buffer).unwrap_or_default(), count),
+        }
+    }
+
+    #[inline]
+    fn record<'a>(&self, buffer: &'a [u8]) -> Record<'a> {
+        Record {
+            offset: self.offset,
+            timestamp: self.timestamp,
+            key: self.key.get(buffer),
+            value: self.value.get(buffer),
+            headers: self.headers(buffer),
+        }
+    }
+}
+
+/// A batch that records are taken from.
+#[derive(Debug)]
+struct Source {
+    tp: TopicPartition,
+    leader_epoch: Option<LeaderEpoch>,
+    records: Records,
+}
+
+/// A record that lives as long as it is kept, and keeps the answer (or the decompressed batch) it came with in memory: 64 bytes and a
+/// reference. Whoever keeps a few of many records for long copies them.
+#[derive(Clone, Debug)]
+pub struct ConsumerRecord {
+    source: Arc<Source>,
+    found: Found,
+}
+
+impl ConsumerRecord {
+    /// The partition.
+    #[must_use]
+    pub fn tp(&self) -> &TopicPartition {
+        &self.source.tp
+    }
+
+    /// Its position in the partition.
+    #[must_use]
+    pub fn offset(&self) -> Offset {
+        self.found.offset
+    }
+
+    /// Milliseconds since 1970; -1 for none.
+    #[must_use]
+    pub fn timestamp(&self) -> i64 {
+        self.found.timestamp
+    }
+
+    /// The epoch of the leader that appended it, if known.
+    #[must_use]
+    pub fn leader_epoch(&self) -> Option<LeaderEpoch> {
+        self.source.leader_epoch
+    }
+
+    /// The key; `None` is null.
+    #[inline]
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.found.key.get(self.source.records.buffer())
+    }
+
+    /// The value; `None` is null.
+    #[inline]
+    #[must_use]
+    pub fn value(&self) -> Option<&[u8]> {
+        self.found.value.get(self.source.records.buffer())
+    }
+
+    /// The key as a slice of the shared buffer.
+    #[must_use]
+    pub fn key_bytes(&self) -> Option<bytes::Bytes> {
+        self.key().map(|key| self.source.records.buffer().slice_ref(key))
+    }
+
+    /// The value as a slice of the shared buffer.
+    #[must_use]
+    pub fn value_bytes(&self) -> Option<bytes::Bytes> {
+        self.value().map(|value| self.source.records.buffer().slice_ref(value))
+    }
+
+    /// The headers in their order.
+    #[must_use]
+    pub fn headers(&self) -> Headers<'_> {
+        self.found.headers(self.source.records.buffer())
+    }
+
+    /// All of it, borrowed.
+    #[must_use]
+    pub fn as_record(&self) -> Record<'_> {
+        self.found.record(self.source.records.buffer())
+    }
+}
+
+/// A record, borrowed until the next one is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordRef<'a> {
+    /// The partition.
+    pub tp: &'a TopicPartition,
+    /// The record.
+    pub record: Record<'a>,
+}
+
+/// The part that records are taken from, one by one.
+#[derive(Debug)]
+pub(super) struct RecordReader {
+    part: Option<PartitionRecords>,
+    /// The next batch of the part.
+    next_body: usize,
+    source: Option<Arc<Source>>,
+    mark: Option<RecordMark>,
+    chunk: Vec<Found>,
+    /// The next record of the chunk.
+    at: usize,
+    /// Where the application stands, once it took a record of the part.
+    position: Option<Position>,
+}
+
+/// What a part that ended left.
+pub(super) struct Ended {
+    pub(super) ticket: Ticket,
+    pub(super) position: Position,
+    /// Why it ended early.
+    pub(super) broken: Option<ProtocolError>,
+}
+
+impl RecordReader {
+    pub(super) fn new() -> Self {
+        Self {
+            part: None,
+            next_body: 0,
+            source: None,
+            mark: None,
+            chunk: Vec::with_capacity(CHUNK),
+            at: 0,
+            position: None,
+        }
+    }
+
+    /// Begins a part. What is left of the one before is gone.
+    pub(super) fn load(&mut self, part: PartitionRecords) {
+        self.clear();
+        self.part = Some(part);
+    }
+
+    pub(super) fn clear(&mut self) {
+        (self.part, self.source, self.mark, self.position) = (None, None, None, None);
+        (self.next_body, self.at) = (0, 0);
+        self.chunk.clear();
+    }
+
+    /// The part records are taken from now, and where the application stands in it.
+    pub(super) fn standing(&self) -> Option<(&PartitionRecords, Position)> {
+        let part = self.part.as_ref()?;
+        let at = match self.at.checked_sub(1).and_then(|last| self.chunk.get(last)) {
+            Some(last) => Some(Position {
+                offset: last.offset + 1,
+                epoch: self.source.as_ref().and_then(|source| source.leader_epoch),
+            }),
+            None => self.position,
+        };
+        Some((part, at.unwrap_or(part.start)))
+    }
+
+    /// What is left of the part, for somebody who takes whole parts.
+    pub(super) fn rest(&mut self) -> Option<PartitionRecords> {
+        let (_, position) = self.standing()?;
+        // The batch in hand is looked at again, from the position on.
+        let keep = if self.source.is_some() { self.next_body.saturating_sub(1) } else { self.next_body };
+        let mut part = self.part.take()?;
+        part.bodies.drain(..keep.min(part.bodies.len()));
+        part.from = part.from.max(position.offset);
+        self.clear();
+        (!part.bodies.is_empty()).then_some(part)
+    }
+
+    /// The place of the next record, if one is at hand.
+    #[inline]
+    fn step(&mut self) -> Option<usize> {
+        (self.at < self.chunk.len()).then(|| {
+            self.at += 1;
+            self.at - 1
+        })
+    }
+
+    #[inline]
+    pub(super) fn owned(&mut self) -> Option<ConsumerRecord> {
+        let at = self.step()?;
+        let (source, found) = (self.source.as_ref()?, self.chunk.get(at)?);
+        Some(ConsumerRecord { source: Arc::clone(source), found: *found })
+    }
+
+    #[inline]
+    pub(super) fn has_next(&self) -> bool {
+        self.at < self.chunk.len()
+    }
+
+    #[inline]
+    pub(super) fn borrowed(&mut self) -> Option<RecordRef<'_>> {
+        let at = self.step()?;
+        let (source, found) = (self.source.as_ref()?, self.chunk.get(at)?);
+        Some(RecordRef { tp: &source.tp, record: found.record(source.records.buffer()) })
+    }
+
+    /// Finds the next records of the part. `Err`: it has no more, and what it left.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn refill(&mut self) -> std::result::Result<(), Option<Ended>> {
+        if let Some((_, position)) = self.standing() {
+            self.position = Some(position);
+        }
+        self.chunk.clear();
+        self.at = 0;
+        loop {
+            let Some(part) = &self.part else { return Err(None) };
+            if let (Some(source), Some(mark)) = (&self.source, &mut self.mark) {
+                let buffer = source.records.buffer();
+                let mut records = source.records.iter_from(mark);
+                let mut broken = None;
+                for record in records.by_ref() {
+                    match record {
+                        Ok(record) if record.offset < part.from => {}
+                        Ok(record) => {
+                            self.chunk.push(Found::of(buffer, &record));
+                            if self.chunk.len() == CHUNK {
+                                break;
+                            }
+                        }
+                        Err(error) => {
+                            broken = Some(error);
+                            break;
+                        }
+                    }
+                }
+                *mark = records.mark();
+                if !self.chunk.is_empty() && broken.is_none() {
+                    return Ok(());
+                }
+                if let Some(error) = broken {
+                    return self.break_off(error);
+                }
+            }
+            let Some(body) = part.bodies.get(self.next_body) else { return Err(self.end(None)) };
+            self.next_body += 1;
+            match body.records() {
+                Ok(records) => {
+                    self.mark = Some(records.iter().mark());
+                    self.source = Some(Arc::new(Source {
+                        tp: part.tp.clone(),
+                        leader_epoch: body.batch.leader_epoch(),
+                        records: records.clone(),
+                    }));
+                }
+                Err(error) => return Err(self.end(Some(error))),
+            }
+        }
+    }
+
+    /// A batch is broken in the middle: what was found before is given, then it ends.
+    fn break_off(&mut self, error: ProtocolError) -> std::result::Result<(), Option<Ended>> {
+        if self.chunk.is_empty() {
+            return Err(self.end(Some(error)));
+        }
+        // The next refill meets it again, with nothing before it.
+        if let Some(part) = &mut self.part
+            && let Some(last) = self.chunk.last()
+        {
+            part.from = last.offset + 1;
+            self.mark = self.source.as_ref().map(|source| source.records.iter().mark());
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, broken: Option<ProtocolError>) -> Option<Ended> {
+        let part = self.part.take()?;
+        let position = match broken {
+            None => part.next,
+            Some(_) => self.position.unwrap_or(part.start),
+        };
+        self.clear();
+        Some(Ended { ticket: part.ticket, position, broken })
+    }
+}
+
+/// The records of a consumer as a stream; made by [`Consumer::stream`]. It ends when the client is closed.
+#[derive(Debug)]
+pub struct RecordStream<'a> {
+    pub(super) consumer: &'a mut Consumer,
+}
+
+impl Stream for RecordStream<'_> {
+    type Item = Result<ConsumerRecord>;
+
+    #[inline]
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(record) = self.consumer.at_hand() {
+            return Poll::Ready(Some(Ok(record)));
+        }
+        match self.consumer.poll_fill(context) {
+            Poll::Ready(Ok(())) => Poll::Ready(self.consumer.reader.owned().map(Ok)),
+            Poll::Ready(Err(error)) if error.kind() == crate::ErrorKind::Closed => Poll::Ready(None),
+            Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! A real broker that lets clients in by Kerberos: every way of logging in, what is refused, and tickets that run out under load.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::time::{Duration, Instant};
+
+use milena::sasl::{Enctype, KerberosConfig, KerberosOptions, TicketOptions};
+use milena::{Client, ClientConfig, ErrorKind, Isolation, Producer, ProducerConfig, ProducerRecord};
+use milena_testkit::kafka::GuardedKafka;
+use milena_tests::kerberos::{self, config, configured, keytab_of};
+use milena_tests::records::{values, within, write_values};
+use milena_tests::{create_topic, unique};
+use tokio::sync::OnceCell;
+
+/// The broker that the tests of this file share.
+async fn guarded() -> Option<&'static GuardedKafka> {
+    static SHARED: OnceCell<Option<GuardedKafka>> = OnceCell::const_new();
+    SHARED.get_or_init(kerberos::guarded).await.as_ref()
+}
+
+/// Produces and consumes with this configuration.
+async fn round_trip(config: ClientConfig, what: &str) {
+    let client =
+        within(what, Client::connect(config)).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    let topic = unique("kerberos");
+    create_topic(&client, &topic, 1).await;
+    write_values(&client, &topic, 0, &["a", "b", "c"]).await;
+    assert_eq!(values(&client, &topic, 0, Isolation::ReadUncommitted).await, ["a", "b", "c"], "{what}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keytab_ticket_cache_and_password_let_a_client_in() {
+    let Some(guarded) = guarded().await else { return };
+    round_trip(config(guarded, keytab_of(guarded, "alice")), "keytab").await;
+    let cache = guarded.kdc().kinit(guarded.keytab(), "alice", &[], "alice.cache").await.unwrap();
+    let cache = KerberosOptions::with_ticket_cache(Some(format!("FILE:{}", cache.display())));
+    round_trip(config(guarded, configured(guarded.kdc(), cache)), "ticket cache").await;
+    let password = KerberosOptions::with_password("alice", "secret");
+    round_trip(config(guarded, configured(guarded.kdc(), password)), "password").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_encryption_type_is_spoken_with_the_broker() {
+    let Some(guarded) = guarded().await else { return };
+    for enctype in Enctype::DEFAULT {
+        let mut realms = KerberosConfig::default();
+        realms.default_realm = Some(guarded.kdc().realm().to_owned());
+        realms.tickets = TicketOptions { enctypes: vec![enctype], ..TicketOptions::default() };
+        realms.add_realm(guarded.kdc().realm(), &[&guarded.kdc().address()]).unwrap();
+        let options = KerberosOptions { config: Some(realms), ..keytab_of(guarded, "alice") };
+        round_trip(config(guarded, options), enctype.name()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_broker_and_the_kdc_refuse_is_said_at_once() {
+    let Some(guarded) = guarded().await else { return };
+    let refused = async |options: KerberosOptions| {
+        let began = Instant::now();
+        let error = within("the refusal", Client::connect(config(guarded, options))).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Auth, "{error}");
+        assert!(began.elapsed() < Duration::from_secs(40), "{error}");
+        error.to_string()
+    };
+    let text = refused(keytab_of(guarded, "nobody")).await;
+    assert!(text.contains("no key of nobody@TEST.MILENA; it has alice@TEST.MILENA (kvno"), "{text}");
+    let text = refused(configured(guarded.kdc(), KerberosOptions::with_password("alice", "wrong"))).await;
+    assert!(
+        text.contains("key or password of alice@TEST.MILENA is wrong") && !text.contains("secret"),
+        "{text}"
+    );
+    let service = KerberosOptions { service_name: "bus".to_owned(), ..keytab_of(guarded, "alice") };
+    let text = refused(service).await;
+    assert!(text.contains("does not know the service bus/localhost@TEST.MILENA"), "{text}");
+    // The KDC gives a ticket for another service of that host, with which the broker can do nothing.
+    guarded.kdc().add_principal("other/localhost", None).await.unwrap();
+    let service = KerberosOptions { service_name: "other".to_owned(), ..keytab_of(guarded, "alice") };
+    refused(service).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tickets_of_seconds_are_replaced_under_load_and_no_request_fails() {
+    let Some(guarded) = guarded().await else { return };
+    // The broker ends a session with its ticket, after 6 s, or after 4 s; the load goes on for 20.
+    let client = Client::connect(config(guarded, keytab_of(guarded, "brief"))).await.unwrap();
+    let topic = unique("brief");
+    create_topic(&client, &topic, 1).await;
+    let producer = Producer::new(&client, ProducerConfig::default()).unwrap();
+    let began = Instant::now();
+    let mut written = Vec::new();
+    while began.elapsed() < Duration::from_secs(20) {
+        let value = written.len().to_string();
+        let ticket = producer.send(ProducerRecord::to(&topic).partition(0).value(&value)).await.unwrap();
+        within("an acknowledgement", ticket).await.unwrap();
+        written.push(value);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(values(&client, &topic, 0, Isolation::ReadUncommitted).await, written);
+    within("the end", producer.close(Duration::from_secs(10))).await.unwrap();
+}
