@@ -53,9 +53,9 @@ impl Peer {
             (Self::Floor, Role::Consume) => &["full", "raw", "crc", "full:524288"],
             (Self::Floor, Role::Produce) => &["full", "raw", "crc"],
             (Self::Floor, Role::Latency) => &["full"],
-            (Self::Milena, Role::Consume) => &["fetcher"],
+            (Self::Milena, Role::Consume) => &["batches", "next", "recv", "batches-mt", "fetcher"],
             (Self::Milena, Role::Produce) if case.name.contains("threads") => &["ticket-mt"],
-            (Self::Milena, Role::Produce) => &["ticket", "ticket-mt", "awaited"],
+            (Self::Milena, Role::Produce) => &["ticket", "ticket-mt", "many", "awaited"],
             (Self::Milena, Role::Latency) => &["ticket"],
             // With one handle, and with one for each side.
             (Self::Krafka, Role::Latency) => return vec!["best", "two"],

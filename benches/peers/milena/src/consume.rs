@@ -1,20 +1,66 @@
 //! Reads a topic.
 
-use anyhow::{Result, bail};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
 use contract::{Args, Meter, Profile, Shape};
-use milena::{Client, FetchFrom, FetchOptions, Offset, Record, TopicPartition};
+use milena::{Client, Consumer, ConsumerConfig, FetchFrom, FetchOptions, Offset, Record, Start, TopicPartition};
+
+/// How long a poll waits; nothing for so long means that records are missing.
+const WAIT: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(args: &Args) -> Result<()> {
     let client = Client::connect(args.bootstrap.as_str()).await?;
     let mut meter = Meter::new(args);
     match args.mode.trim_end_matches("-mt") {
-        "" | "fetcher" => fetcher(args, &client, &mut meter).await?,
+        "fetcher" => fetcher(args, &client, &mut meter).await?,
+        "" | "batches" => batches(args, &mut consumer(args, &client)?, &mut meter).await?,
+        "next" => next(args, &mut consumer(args, &client)?, &mut meter).await?,
+        "recv" => recv(args, &mut consumer(args, &client)?, &mut meter).await?,
         other => bail!("no mode {other:?}"),
     }
     meter.finish("milena", args, &[])
 }
 
-/// One request after the other, records borrowed.
+/// A consumer of the whole topic. Its defaults are its fast settings, so the profiles do not differ.
+pub(crate) fn consumer(args: &Args, client: &Client) -> Result<Consumer> {
+    let consumer = Consumer::new(client, ConsumerConfig::default())?;
+    let partitions = 0..args.partitions as i32;
+    consumer.assign(
+        partitions.map(|partition| (TopicPartition::new(args.topic.as_str(), partition), Start::Earliest)),
+    );
+    Ok(consumer)
+}
+
+/// What an answer brought of a partition, records borrowed.
+async fn batches(args: &Args, consumer: &mut Consumer, meter: &mut Meter) -> Result<()> {
+    while meter.records < args.total() {
+        let part = consumer.poll(WAIT).await?.context("no more records")?;
+        for record in &part {
+            take(args.shape, &record?, meter);
+        }
+    }
+    Ok(())
+}
+
+/// Record by record, borrowed.
+async fn next(args: &Args, consumer: &mut Consumer, meter: &mut Meter) -> Result<()> {
+    while meter.records < args.total() {
+        take(args.shape, &consumer.next().await?.record, meter);
+    }
+    Ok(())
+}
+
+/// Record by record, to keep.
+async fn recv(args: &Args, consumer: &mut Consumer, meter: &mut Meter) -> Result<()> {
+    while meter.records < args.total() {
+        let record = consumer.recv().await?;
+        take(args.shape, &record.as_record(), meter);
+    }
+    Ok(())
+}
+
+/// One request after the other with the [`Fetcher`](milena::Fetcher), records borrowed.
 async fn fetcher(args: &Args, client: &Client, meter: &mut Meter) -> Result<()> {
     let mut options = FetchOptions::default();
     if args.profile == Profile::Tuned {

@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 use contract::{Args, Latencies, Values};
-use milena::{
-    Client, FetchFrom, FetchOptions, Offset, Producer, ProducerConfig, ProducerRecord, TopicPartition,
-};
+use milena::{Client, Producer, ProducerConfig, ProducerRecord};
 
 pub(crate) async fn run(args: &Args) -> Result<()> {
     let epoch = Instant::now();
@@ -31,18 +29,11 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
         anyhow::Ok(())
     });
     let mut latencies = Latencies::new(args, epoch);
-    let fetcher = client.fetcher();
-    let mut from: Vec<FetchFrom> = (0..args.partitions as i32)
-        .map(|partition| FetchFrom::new(TopicPartition::new(args.topic.as_str(), partition), Offset(0)))
-        .collect();
+    let mut consumer = crate::consume::consumer(args, &client)?;
     while latencies.seen() < total {
-        let answers = fetcher.fetch(&from, &FetchOptions::default()).await?;
-        for (from, fetched) in from.iter_mut().zip(answers) {
-            if let Some(error) = fetched.error {
-                bail!("{error}");
-            }
-            fetched.for_each_record(|record| latencies.receive(record.value.unwrap_or_default()))?;
-            from.offset = fetched.next_offset();
+        let part = consumer.poll(Duration::from_secs(10)).await?.context("no more records")?;
+        for record in &part {
+            latencies.receive(record?.value.unwrap_or_default());
         }
     }
     writer.await??;

@@ -6,30 +6,38 @@ use anyhow::{Result, bail, ensure};
 use contract::{Args, Codec, Meter, Profile, Shape, Usage, Values};
 use milena::{Client, Compression, Header, Idempotence, Producer, ProducerConfig, ProducerRecord, Ticket};
 
+/// Records of a partition that are sent at a time by `Many`.
+const RUN: usize = 16;
+
 /// Tickets that are held before they are awaited.
 const HELD: usize = 50_000;
 
-/// What happens to a record's ticket.
+/// How records are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tickets {
-    Dropped,
+enum Way {
+    /// `send`, the ticket dropped.
+    Ticket,
+    /// `send`, every ticket awaited.
     Awaited,
+    /// `send_all` of some records of a partition at a time.
+    Many,
 }
 
 pub(crate) async fn run(args: &Args) -> Result<()> {
-    let tickets = match args.mode.trim_end_matches("-mt") {
-        "" | "ticket" => Tickets::Dropped,
-        "awaited" => Tickets::Awaited,
+    let way = match args.mode.trim_end_matches("-mt") {
+        "" | "ticket" => Way::Ticket,
+        "awaited" => Way::Awaited,
+        "many" => Way::Many,
         other => bail!("no mode {other:?}"),
     };
     let client = Client::connect(args.bootstrap.as_str()).await?;
     let producer = Producer::new(&client, config(args))?;
     let mut meter = Meter::new(args);
-    write(args, &producer, args.warm, tickets, &mut meter).await?;
+    write(args, &producer, args.warm, way, &mut meter).await?;
     let begin = Usage::now();
-    write(args, &producer, args.records, tickets, &mut meter).await?;
+    write(args, &producer, args.records, way, &mut meter).await?;
     let end = Usage::now();
-    write(args, &producer, args.tail, tickets, &mut meter).await?;
+    write(args, &producer, args.tail, way, &mut meter).await?;
     meter.window(begin, end);
     let metrics = producer.metrics();
     ensure!(metrics.errors == 0, "{} records failed", metrics.errors);
@@ -61,7 +69,7 @@ async fn write(
     args: &Args,
     producer: &Producer,
     records: u64,
-    tickets: Tickets,
+    way: Way,
     meter: &mut Meter,
 ) -> Result<()> {
     let threads = args.threads as u64;
@@ -70,7 +78,7 @@ async fn write(
         let share = records / threads + u64::from(thread < records % threads);
         let (args, producer) = (args.clone(), producer.clone());
         let first = meter.records + records / threads * thread;
-        let work = async move { send(&args, &producer, first, share, tickets).await };
+        let work = async move { send(&args, &producer, first, share, way).await };
         if threads == 1 {
             work.await?.account(meter);
         } else {
@@ -89,10 +97,14 @@ async fn send(
     producer: &Producer,
     first: u64,
     records: u64,
-    tickets: Tickets,
+    way: Way,
 ) -> Result<Values> {
     let mut values = Values::load(args)?;
     values.skip(first);
+    if way == Way::Many {
+        send_runs(args, producer, &mut values, records).await?;
+        return Ok(values);
+    }
     let mut held: Vec<Ticket> = Vec::new();
     let mut partition = 0;
     for _ in 0..records {
@@ -105,7 +117,7 @@ async fn send(
         } else {
             producer.send(record).await?
         };
-        if tickets == Tickets::Awaited {
+        if way == Way::Awaited {
             held.push(ticket);
             if held.len() == HELD {
                 settle(&mut held).await?;
@@ -114,6 +126,26 @@ async fn send(
     }
     settle(&mut held).await?;
     Ok(values)
+}
+
+/// Sends runs of records of one partition after the other.
+async fn send_runs(args: &Args, producer: &Producer, values: &mut Values, records: u64) -> Result<()> {
+    let mut partition = 0;
+    let mut left = records as usize;
+    while left > 0 {
+        let count = left.min(RUN);
+        let mut indexes = [0; RUN];
+        for index in &mut indexes[..count] {
+            *index = values.next_index();
+        }
+        let run = indexes.map(|index| {
+            ProducerRecord::to(&args.topic).partition(partition).value(values.value(index))
+        });
+        let _tickets = producer.send_all(&run[..count]).await?;
+        partition = if partition + 1 == args.partitions as i32 { 0 } else { partition + 1 };
+        left -= count;
+    }
+    Ok(())
 }
 
 async fn settle(held: &mut Vec<Ticket>) -> Result<()> {
