@@ -6,7 +6,7 @@
 //! - [`hostile`]: listeners that answer lies, late, or never.
 //! - [`capture`]: a proxy that keeps what a client and a broker say to each other.
 //! - [`kafka`]: real brokers from a container or a JVM.
-//! - [`sim`]: the embedded broker behind a network that breaks by a seed, in virtual time.
+//! - `sim` (feature `simulation`): the embedded broker behind a network that breaks by a seed, in virtual time.
 
 pub mod broker;
 pub mod capture;
@@ -14,4 +14,5 @@ pub mod check;
 pub mod hostile;
 pub mod kafka;
 pub mod listen;
+#[cfg(feature = "simulation")]
 pub mod sim;
