@@ -102,7 +102,7 @@ pub(crate) struct Cluster {
     pub(crate) properties: Vec<(String, String)>,
     /// A properties file with more of them, such as Java's `client.properties`; -X comes after it. Passwords belong there: the
     /// command line can be seen by everyone on the machine.
-    #[arg(short = 'F', long = "config", value_name = "FILE")]
+    #[arg(short = 'F', long = "config-file", value_name = "FILE")]
     pub(crate) config: Option<std::path::PathBuf>,
 }
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use contract::{Args, Meter, Profile, Shape};
-use milena::{Client, Consumer, ConsumerConfig, FetchFrom, FetchOptions, Offset, Record, Start, TopicPartition};
+use milena::{
+    Client, Consumer, ConsumerConfig, FetchFrom, FetchOptions, Offset, Record, Start, TopicPartition,
+};
 
 /// How long a poll waits; nothing for so long means that records are missing.
 const WAIT: Duration = Duration::from_secs(10);

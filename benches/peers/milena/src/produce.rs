@@ -65,13 +65,7 @@ pub(crate) fn config(args: &Args) -> ProducerConfig {
 }
 
 /// Sends this many records from all threads and waits until they are acknowledged.
-async fn write(
-    args: &Args,
-    producer: &Producer,
-    records: u64,
-    way: Way,
-    meter: &mut Meter,
-) -> Result<()> {
+async fn write(args: &Args, producer: &Producer, records: u64, way: Way, meter: &mut Meter) -> Result<()> {
     let threads = args.threads as u64;
     let mut tasks = Vec::new();
     for thread in 0..threads {
@@ -92,13 +86,7 @@ async fn write(
     Ok(())
 }
 
-async fn send(
-    args: &Args,
-    producer: &Producer,
-    first: u64,
-    records: u64,
-    way: Way,
-) -> Result<Values> {
+async fn send(args: &Args, producer: &Producer, first: u64, records: u64, way: Way) -> Result<Values> {
     let mut values = Values::load(args)?;
     values.skip(first);
     if way == Way::Many {
@@ -138,9 +126,8 @@ async fn send_runs(args: &Args, producer: &Producer, values: &mut Values, record
         for index in &mut indexes[..count] {
             *index = values.next_index();
         }
-        let run = indexes.map(|index| {
-            ProducerRecord::to(&args.topic).partition(partition).value(values.value(index))
-        });
+        let run = indexes
+            .map(|index| ProducerRecord::to(&args.topic).partition(partition).value(values.value(index)));
         let _tickets = producer.send_all(&run[..count]).await?;
         partition = if partition + 1 == args.partitions as i32 { 0 } else { partition + 1 };
         left -= count;
