@@ -20,6 +20,9 @@ pub(crate) struct FuzzArgs {
     /// Seconds for each target.
     #[arg(long, default_value_t = 60)]
     pub(crate) seconds: u64,
+    /// Take the seconds as those of a processor, not of the clock: for a machine that does other work meanwhile.
+    #[arg(long)]
+    pub(crate) processor: bool,
     /// How many targets run at a time. Default: as many as there are processors.
     #[arg(long)]
     pub(crate) jobs: Option<usize>,
@@ -43,6 +46,8 @@ const LIMITS: [&str; 2] = ["-rss_limit_mb=2048", "-print_final_stats=1"];
 const LOOK: Duration = Duration::from_millis(200);
 /// In what `/proc` counts processor time: hundredths of a second, on every Linux (`USER_HZ`).
 const TICKS_PER_SECOND: u64 = 100;
+/// A target that still wants processor time is started for at least so many seconds: reading its corpus takes a few.
+const SHORTEST_TURN: u64 = 30;
 
 /// What a target's run came to.
 #[derive(Debug, Default, PartialEq)]
@@ -68,6 +73,19 @@ struct Outcome {
     log: PathBuf,
 }
 
+impl Outcome {
+    /// Takes in what the same target's next turn, with the corpus of this one, came to.
+    fn add(&mut self, next: Self) {
+        let Figures { executions, peak_mib, .. } = self.figures;
+        self.took += next.took;
+        self.processor += next.processor;
+        self.passed &= next.passed;
+        self.figures = next.figures;
+        self.figures.executions += executions;
+        self.figures.peak_mib = self.figures.peak_mib.max(peak_mib);
+    }
+}
+
 /// Makes the seeds, builds the targets and runs each, with a nightly toolchain if rustup has one. Fails after all have run if one found
 /// something.
 pub(crate) fn fuzz(arguments: &FuzzArgs) -> Result<()> {
@@ -88,9 +106,10 @@ pub(crate) fn fuzz(arguments: &FuzzArgs) -> Result<()> {
     let jobs = arguments.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let rounds = targets.len().div_ceil(jobs.max(1)) as u64;
     eprintln!(
-        "{} targets, {} s each, {jobs} at a time: about {} s",
+        "{} targets, {} s each, {jobs} at a time: {} {} s",
         targets.len(),
         arguments.seconds,
+        if arguments.processor { "at least" } else { "about" },
         rounds * arguments.seconds
     );
     let next = AtomicUsize::new(0);
@@ -141,7 +160,22 @@ fn build(arguments: &FuzzArgs, targets: &[&str]) -> Result<PathBuf> {
     Ok(folder.join(host).join("release"))
 }
 
+/// Runs a target for the time that it is to have: once, or in turns until it has used so much of a processor.
 fn one(target: &str, built: &Path, arguments: &FuzzArgs) -> Result<Outcome> {
+    let mut outcome = turn(target, built, arguments, arguments.seconds)?;
+    while arguments.processor && outcome.passed && outcome.processor < arguments.seconds {
+        // A process with one thread uses no more of a processor than passes on the clock, so no turn overshoots.
+        let left = (arguments.seconds - outcome.processor).max(SHORTEST_TURN);
+        let next = turn(target, built, arguments, left)?;
+        if next.processor == 0 {
+            bail!("{target}: no processor time is seen to be used; run without --processor");
+        }
+        outcome.add(next);
+    }
+    Ok(outcome)
+}
+
+fn turn(target: &str, built: &Path, arguments: &FuzzArgs, seconds: u64) -> Result<Outcome> {
     // What a run finds goes to the corpus; frames that only fuzzing needs are kept beside the targets.
     let corpus = root().join("fuzz/corpus").join(target);
     let artifacts = root().join("fuzz/artifacts").join(target);
@@ -156,7 +190,7 @@ fn one(target: &str, built: &Path, arguments: &FuzzArgs) -> Result<Outcome> {
     let seeds = [root().join("fuzz/seeds").join(target), seeds::folder(target)];
     command.args(seeds.iter().filter(|folder| folder.is_dir()));
     command.arg(format!("-artifact_prefix={}/", artifacts.display()));
-    command.arg(format!("-max_total_time={}", arguments.seconds)).args(LIMITS);
+    command.arg(format!("-max_total_time={}", seconds)).args(LIMITS);
     command.arg(format!("-timeout={0}", arguments.timeout));
     command.arg(format!("-report_slow_units={}", arguments.timeout));
     if arguments.sanitizer == "address" {
@@ -251,9 +285,11 @@ fn table(arguments: &FuzzArgs, outcomes: &[Outcome]) -> String {
     }
     let _ = writeln!(
         text,
-        "\n`cargo xtask fuzz --seconds {} --sanitizer {}`. Coverage counts the edges of the instrumented code that were \
+        "\n`cargo xtask fuzz --seconds {}{} --sanitizer {}`. Coverage counts the edges of the instrumented code that were \
          reached, features how they were.",
-        arguments.seconds, arguments.sanitizer
+        arguments.seconds,
+        if arguments.processor { " --processor" } else { "" },
+        arguments.sanitizer
     );
     text
 }
@@ -297,5 +333,28 @@ mod tests {
         };
         assert_eq!(read(log), expected);
         assert_eq!(read("nothing of the kind cov: x"), Figures::default());
+    }
+
+    #[test]
+    fn turns_of_one_target_add_up() {
+        let turn = |processor, executions, coverage, peak_mib, findings: &[&str]| Outcome {
+            target: "frame".to_owned(),
+            took: Duration::from_secs(30),
+            processor,
+            passed: findings.is_empty(),
+            figures: Figures {
+                executions,
+                coverage,
+                peak_mib,
+                findings: findings.iter().map(|&name| name.to_owned()).collect(),
+                ..Figures::default()
+            },
+            log: PathBuf::new(),
+        };
+        let mut both = turn(12, 100, 5, 60, &[]);
+        both.add(turn(18, 40, 7, 50, &["crash-1"]));
+        let expected = turn(30, 140, 7, 60, &["crash-1"]);
+        assert_eq!((both.processor, both.took, both.passed), (30, Duration::from_secs(60), false));
+        assert_eq!(both.figures, expected.figures);
     }
 }
