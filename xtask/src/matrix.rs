@@ -26,7 +26,7 @@ const LAUNCHER: [&str; 8] =
 /// The tests of the client on every release.
 const CLIENT: [&str; 6] = ["test", "--quiet", "--package", "milena-tests", "--test", "versions"];
 
-/// What becomes of prepared transactions, on every release from 1.0 on.
+/// What becomes of prepared transactions, on every release from 0.11 on.
 const SITUATIONS: [&str; 6] = ["test", "--quiet", "--package", "milena-tests", "--test", "situations"];
 
 /// The last release that keeps messages in whichever format a topic asks for, and the tests of such topics.
@@ -148,9 +148,10 @@ fn one(version: &str) -> Result<Vec<(String, &'static str)>> {
     Ok(cells)
 }
 
-/// Situations are staged several at once. Under that 0.11.0.3 ceases to answer requests about topics, so they begin with 1.0.
+/// Situations are about transactions, which begin with 0.11.
 fn takes_situations(version: &str) -> bool {
-    version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major >= 1)
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(0), Some(11))
 }
 
 /// Commits past a dead leader, on these versions one after the other.
@@ -251,9 +252,9 @@ mod tests {
     }
 
     #[test]
-    fn situations_begin_with_1_0() {
-        assert!(["1.0.2", "2.8.2", "4.3.1"].into_iter().all(takes_situations));
-        assert!(!["0.8.2.2", "0.10.2.2", "0.11.0.3"].into_iter().any(takes_situations));
+    fn situations_begin_with_0_11() {
+        assert!(["0.11.0.3", "1.0.2", "2.8.2", "4.3.1"].into_iter().all(takes_situations));
+        assert!(!["0.8.2.2", "0.10.2.2"].into_iter().any(takes_situations));
     }
 
     #[test]
