@@ -21,7 +21,8 @@ use support::embedded;
 const LONG: Duration = Duration::from_secs(30);
 /// No future here is polled more often before it is done.
 const MOST_POLLS: usize = 6;
-const RECORDS: usize = 1500;
+const RECORDS: usize = 600;
+const PORTION: usize = 10;
 const OFFSET_COMMIT: i16 = 8;
 
 /// Polls a future `polls` times, each after it was woken, and drops it when it would be polled once more. `None` if it was not done by then.
@@ -41,10 +42,10 @@ async fn cut<F: Future>(polls: usize, future: F) -> Option<F::Output> {
     .await
 }
 
-async fn write(client: &Client, topic: &str, compression: Compression) {
+async fn write(client: &Client, topic: &str, numbers: std::ops::Range<usize>, compression: Compression) {
     let config = ProducerConfig { batch_size: 700, compression, ..ProducerConfig::default() };
     let producer = Producer::new(client, config).unwrap();
-    for number in 0..RECORDS {
+    for number in numbers {
         for partition in 0..2 {
             let value = number.to_string();
             let record = ProducerRecord::to(topic).partition(partition).value(&value);
@@ -88,16 +89,31 @@ async fn records_come_once_whichever_call_is_dropped_wherever() {
     let (_broker, client) = embedded(BrokerConfig::default()).await;
     for compression in [Compression::None, Compression::Zstd] {
         let topic = support::topic(&client, "cut", 2).await;
-        write(&client, &topic, compression).await;
         let mut consumer = consumer(&client, &topic, None);
-        let (mut seen, mut waited) = (Seen::default(), 0);
+        // A little at a time, each time when all before was read: so there is always something to wait for.
+        let (hungry, mut asked) = tokio::sync::mpsc::unbounded_channel();
+        let writing = {
+            let (client, topic) = (client.clone(), topic.clone());
+            tokio::spawn(async move {
+                while let Some(from) = asked.recv().await {
+                    write(&client, &topic, from..from + PORTION, compression).await;
+                }
+            })
+        };
+        let (mut seen, mut waited, mut written) = (Seen::default(), 0, 0);
         let reading = async {
             for turn in 0.. {
                 if seen.all() {
                     break;
                 }
-                let polls = turn / 4 % MOST_POLLS;
-                let done = match turn % 4 {
+                if seen.0 == [written; 2] {
+                    hungry.send(written).unwrap();
+                    written += PORTION;
+                }
+                // In an order without a pattern. Most waits are over at the second poll, so most are dropped around it.
+                let draw = (turn as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+                let polls = [1, 0, 2, 1, 3, 1, 5][(draw % 7) as usize];
+                let done = match draw / 7 % 4 {
                     0 => match cut(polls, consumer.recv()).await {
                         Some(record) => {
                             let record = record.unwrap();
@@ -141,7 +157,9 @@ async fn records_come_once_whichever_call_is_dropped_wherever() {
             }
         };
         tokio::time::timeout(LONG, reading).await.expect("it hangs");
-        assert!(waited > 5, "{waited}");
+        drop(hungry);
+        writing.await.unwrap();
+        assert!(waited > 20, "{waited}");
         assert!(tokio::time::timeout(Duration::from_millis(200), consumer.recv()).await.is_err());
     }
 }
@@ -157,7 +175,7 @@ async fn committed(client: &Client, group: &str, topic: &str) -> Vec<Option<Offs
 async fn a_commit_goes_on_when_its_future_is_dropped_and_the_newest_wins() {
     let (broker, client) = embedded(BrokerConfig::default()).await;
     let topic = support::topic(&client, "cut-commit", 2).await;
-    write(&client, &topic, Compression::None).await;
+    write(&client, &topic, 0..RECORDS, Compression::None).await;
     for polls in 0..MOST_POLLS {
         let group = support::unique("cut-group");
         let mut consumer = consumer(&client, &topic, Some(group.clone()));
@@ -185,7 +203,7 @@ async fn a_commit_goes_on_when_its_future_is_dropped_and_the_newest_wins() {
 async fn a_dropped_close_or_lookup_leaves_the_client_usable() {
     let (broker, client) = embedded(BrokerConfig::default()).await;
     let topic = support::topic(&client, "cut-close", 2).await;
-    write(&client, &topic, Compression::None).await;
+    write(&client, &topic, 0..RECORDS, Compression::None).await;
     for polls in 0..MOST_POLLS {
         let group = support::unique("cut-close");
         let mut consumer = consumer(&client, &topic, Some(group.clone()));
