@@ -171,6 +171,20 @@ pub(crate) fn outage(versions: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Leaders of a cluster of three die in turn while records are written.
+pub(crate) fn kill_leaders(rounds: u32, seconds: u32, version: &str) -> Result<()> {
+    jars::fetch(version)?;
+    let mut command = cargo();
+    command.args(["test", "--package", "milena-tests", "--test", "leader_moves", "--", "--nocapture"]);
+    command
+        .arg("on_a_real_cluster_leaders_die")
+        .env("MILENA_KILL_ROUNDS", rounds.to_string())
+        .env("MILENA_KILL_SECONDS", seconds.to_string())
+        .env("MILENA_KAFKA_VERSION", version)
+        .env("MILENA_REQUIRE_KAFKA", "1");
+    run(&mut command)
+}
+
 /// Runs a test binary and reads how each of its tests ended.
 fn tests_of(
     command: &mut Command,
