@@ -122,21 +122,30 @@ async fn a_secured_kafka_lets_in_who_belongs_there_and_tells_the_others_why() {
     certificates(&secured).await;
     other_security_protocols_are_recognised(&secured).await;
     denials_are_told_by_resource(&secured).await;
-    if secured.is_at_least("0.11.0.0") {
-        exactly_once(&secured).await;
-    }
     if secured.is_at_least("1.1.0") {
         delegation_tokens(&secured).await;
     }
     if secured.0.has(Listener::OAuth) {
         unsecured_tokens(&secured).await;
     }
-    if secured.0.has(Listener::Jwks) {
-        signed_tokens(&secured).await;
-    }
-    if secured.is_at_least("2.2.0") {
-        re_authentication_fails_no_request(&secured).await;
-    }
+    // What takes its time, at once.
+    tokio::join!(
+        async {
+            if secured.is_at_least("0.11.0.0") {
+                exactly_once(&secured).await;
+            }
+        },
+        async {
+            if secured.0.has(Listener::Jwks) {
+                signed_tokens(&secured).await;
+            }
+        },
+        async {
+            if secured.is_at_least("2.2.0") {
+                re_authentication_fails_no_request(&secured).await;
+            }
+        },
+    );
 }
 
 async fn passwords(secured: &Secured) {

@@ -34,7 +34,7 @@ pub use store::{Store, StoreFormat, StoreSource};
 use crate::error::Result;
 
 pub(crate) use dialer::TlsDialer;
-pub(crate) use fault::explain;
+pub(crate) use fault::{cleared_up, explain, is_unintelligible};
 pub(crate) use load::sign_jwt;
 pub(crate) use sniff::{speaks_plaintext_kafka, speaks_tls};
 
