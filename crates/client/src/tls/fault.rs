@@ -128,7 +128,10 @@ pub(crate) fn explain(error: &io::Error) -> Option<Failure> {
             auth(format!("the broker's certificate cannot be accepted: {error}"), NEW_ONE)
         }
         Error::AlertReceived(alert) => alert_failure(*alert),
-        Error::InvalidMessage(_) | Error::DecryptError => {
+        Error::InvalidMessage(_)
+        | Error::DecryptError
+        | Error::InappropriateMessage { .. }
+        | Error::InappropriateHandshakeMessage { .. } => {
             Failure::new(FailureKind::Peer, format!("{UNINTELLIGIBLE}: {tls}")).with_remedy(NOT_TLS)
         }
         Error::PeerIncompatible(why) => auth(

@@ -2,9 +2,10 @@
 //!
 //! | listener | protocol | who gets in |
 //! |---|---|---|
-//! | [`Listener::Ssl`], [`Listener::SslEc`] | TLS with an RSA and an ECDSA certificate | everyone |
-//! | [`Listener::SslExpired`] | TLS with a certificate that has expired | everyone who does not mind |
-//! | [`Listener::SslAuth`] | TLS | who shows a certificate of the test authority |
+//! | [`Listener::Ssl`] | TLS | everyone |
+//! | [`Listener::SslEc`], from 1.0 on | TLS with an ECDSA certificate | everyone |
+//! | [`Listener::SslExpired`], from 1.0 on | TLS with a certificate that has expired | everyone who does not mind |
+//! | [`Listener::SslAuth`] | TLS | who shows a certificate of the test authority; before 1.0 also who shows none |
 //! | [`Listener::SaslPlaintext`], [`Listener::SaslSsl`] | SASL without and with TLS | PLAIN and SCRAM of `alice` and `bob`, GSSAPI of `alice` |
 //! | [`Listener::OAuth`] | SASL without TLS, from 2.0 on | OAUTHBEARER with unsecured tokens |
 //! | [`Listener::Jwks`] | SASL without TLS, from 4.0 on | OAUTHBEARER with tokens by `jwt.key`, audience `kafka`, issuer `issuer.test` |
@@ -169,12 +170,14 @@ const SECURITY: &str = "org.apache.kafka.common.security";
 fn listeners_of(version: KafkaVersion) -> Result<Vec<(Listener, &'static str, &'static str)>, KafkaError> {
     let mut listeners = vec![
         (Listener::Ssl, "SSL", "SSL"),
-        (Listener::SslEc, "SSLEC", "SSL"),
-        (Listener::SslExpired, "SSLEXPIRED", "SSL"),
         (Listener::SslAuth, "SSLAUTH", "SSL"),
         (Listener::SaslPlaintext, "SASLP", "SASL_PLAINTEXT"),
         (Listener::SaslSsl, "SASLS", "SASL_SSL"),
     ];
+    if has_own_settings(version)? {
+        listeners.push((Listener::SslEc, "SSLEC", "SSL"));
+        listeners.push((Listener::SslExpired, "SSLEXPIRED", "SSL"));
+    }
     if version >= "2.0.0".parse()? {
         listeners.push((Listener::OAuth, "OAUTH", "SASL_PLAINTEXT"));
     }
@@ -182,6 +185,11 @@ fn listeners_of(version: KafkaVersion) -> Result<Vec<(Listener, &'static str, &'
         listeners.push((Listener::Jwks, "JWKS", "SASL_PLAINTEXT"));
     }
     Ok(listeners)
+}
+
+/// Whether each listener has settings of its own (`listener.name.x.`).
+fn has_own_settings(version: KafkaVersion) -> Result<bool, KafkaError> {
+    Ok(version >= "1.0.0".parse()?)
 }
 
 fn broker_properties(
@@ -202,7 +210,9 @@ fn broker_properties(
     } else {
         "kafka.security.auth.SimpleAclAuthorizer"
     };
+    let client_auth = if has_own_settings(version)? { "none" } else { "requested" };
     let pairs = [
+        ("ssl.client.auth", client_auth.to_owned()),
         ("authorizer.class.name", authorizer.to_owned()),
         ("super.users", "User:ANONYMOUS;User:alice;User:CN=client;User:oauth".to_owned()),
         // The first name is that of 2.8 and later.
