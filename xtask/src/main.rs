@@ -121,6 +121,11 @@ enum KafkaChore {
         /// The versions; without any, one for each way of asking for SASL.
         versions: Vec<String>,
     },
+    /// Run the tests of secured brokers on one version after the other: TLS, SASL and what becomes of the wrong; prints a table.
+    Secured {
+        /// The versions; without any, 0.10.2.2, 1.1.1, 2.8.2 and the newest.
+        versions: Vec<String>,
+    },
     /// Start a container engine for tests where none runs (root, needs dockerd), and print its address.
     EngineStart,
     /// Stop the container engine that `engine-start` started.
@@ -219,6 +224,7 @@ fn run(chore: Chore) -> anyhow::Result<()> {
             matrix::kill_leaders(rounds, seconds, &kafka)
         }
         Chore::Kafka(KafkaChore::Kerberos { versions }) => matrix::kerberos(&versions),
+        Chore::Kafka(KafkaChore::Secured { versions }) => matrix::secured(&versions),
         Chore::Kafka(KafkaChore::EngineStart) => {
             println!("export DOCKER_HOST={}", engine::start()?);
             Ok(())
