@@ -42,6 +42,7 @@ async fn a_second_job_on_the_same_directory_is_refused() {
 }
 
 /// Two jobs with one prefix would abort each other's transactions.
+// scenario: 5.6.11, D16
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_job_on_the_same_prefix_is_refused() {
     for stage in Stage::each(1).await {

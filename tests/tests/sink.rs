@@ -57,6 +57,7 @@ async fn a_copy_without_troubles_is_whole_with_every_promise() {
     }
 }
 
+// scenario: D24
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn output_becomes_visible_with_checkpoints_only() {
     for stage in Stage::each(2).await {
@@ -113,6 +114,7 @@ async fn exactly_once_survives_crashes_and_other_parallelisms() {
     }
 }
 
+// scenario: 5.3.3, 5.6.22
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_process_prepared_is_committed_by_recovery() {
     for stage in Stage::each(2).await {
@@ -169,7 +171,7 @@ async fn leftovers_are_aborted_and_foreign_prefixes_untouched() {
 }
 
 /// A life whose transactions never came into a checkpoint leaves them open; the next one aborts them and writes again.
-// scenario: 5.6.21, D1
+// scenario: 5.3.6, 5.6.8, 5.6.21, D1
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_open_at_a_crash_is_aborted_at_once() {
     for stage in Stage::each(2).await {
@@ -224,6 +226,7 @@ async fn a_transaction_that_timed_out_before_its_commit_is_a_named_loss() {
     }
 }
 
+// scenario: D3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_timeout_over_the_brokers_limit_is_refused_before_anything_is_read() {
     for stage in Stage::each(1).await {

@@ -35,6 +35,7 @@ fn numbers(count: usize) -> Vec<String> {
     (0..count).map(|number| number.to_string()).collect()
 }
 
+// scenario: D15
 #[tokio::test]
 async fn every_fault_on_the_way_leaves_each_record_once_and_in_order() {
     let faults = [

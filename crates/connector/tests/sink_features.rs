@@ -172,7 +172,7 @@ async fn partitioners_are_asked_and_every_written_offset_is_told() {
 }
 
 /// Each naming, crashed, and continued under another: nothing is lost, doubled or left open, with a list of transactions and without.
-// scenario: 5.3.6, 5.6.3, 5.6.8, 5.6.10, 5.6.13, 5.6.14, 5.8.15, D4, D17
+// scenario: 5.3.6, 5.6.3, 5.6.10, 5.6.13, 5.6.14, 5.8.15, D17
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_naming_can_follow_every_other() {
     const LIST_TRANSACTIONS: i16 = 66;

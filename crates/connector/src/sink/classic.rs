@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(settings.on_loss, LossPolicy::default());
     }
 
-    // scenario: 5.3.12
+    // scenario: 5.3.12, 5.3.18
     #[test]
     fn exactly_once_needs_a_prefix() {
         let exactly_once = || producer().semantic(Semantic::ExactlyOnce);

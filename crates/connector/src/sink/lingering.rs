@@ -178,6 +178,7 @@ mod tests {
         assert!(plan(&plain("jo"), &listed, &[]).abort.is_empty());
     }
 
+    // scenario: D6
     #[test]
     fn a_newer_transaction_under_a_restored_name_is_aborted() {
         let kept = [kept("job-0-0", 5, 3)];

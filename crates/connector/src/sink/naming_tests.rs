@@ -13,6 +13,7 @@ fn next(pool: &NamePool, subtask: u32) -> u32 {
 }
 
 proptest! {
+    // scenario: 5.6.32
     #[test]
     fn a_name_is_found_in_its_id(prefix in "[a-z0-9.-]{1,12}", subtask: u32, number: u32) {
         let name = TransactionName { subtask, number };

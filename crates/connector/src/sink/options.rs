@@ -127,6 +127,51 @@ mod tests {
         assert!(matches!(settings.partitioning, SinkPartitioning::RoundRobin));
     }
 
+    // scenario: 5.3.17, 5.6.17
+    #[test]
+    fn what_is_set_last_counts_and_a_sink_needs_brokers_a_serializer_and_a_prefix() {
+        let options = [
+            ("sink.delivery-guarantee", "exactly-once"),
+            ("sink.transactional-id-prefix", "first"),
+            ("transaction.timeout.ms", "90000"),
+            ("transaction.timeout.ms", "80000"),
+            ("properties.bootstrap.servers", "a:9092"),
+        ];
+        let read = || KafkaSink::<String>::from_properties(options).unwrap().0;
+        let serializer = || StringSerializer::new("t");
+        let sink = read().serializer(serializer()).build().unwrap();
+        assert_eq!(sink.settings().transaction_timeout, Duration::from_secs(80), "the later of two options");
+        assert_eq!(sink.settings().client.bootstrap, ["a:9092"]);
+        let changed = read()
+            .client(ClientConfig::new(["b:9092"]))
+            .transactional_id_prefix("second")
+            .transaction_timeout(Duration::from_secs(70))
+            .serializer(serializer())
+            .build()
+            .unwrap();
+        let settings = changed.settings();
+        assert_eq!(
+            (settings.client.bootstrap.as_slice(), settings.delivery),
+            (&["b:9092".to_owned()][..], Delivery::ExactlyOnce)
+        );
+        assert_eq!(
+            (settings.prefix.as_deref(), settings.transaction_timeout.as_secs()),
+            (Some("second"), 70)
+        );
+
+        let refused = |builder: KafkaSinkBuilder<String>, word: &str| {
+            let error = builder.build().unwrap_err();
+            assert!(error.kind() == ErrorKind::Misuse && error.to_string().contains(word), "{word}: {error}");
+        };
+        refused(KafkaSink::builder().serializer(serializer()), "client");
+        refused(read(), "serializer");
+        let client = ClientConfig::new(["a:9092"]);
+        let sink = || KafkaSink::builder().client(client.clone()).serializer(serializer());
+        refused(sink().delivery(Delivery::ExactlyOnce), "transactional_id_prefix");
+        refused(sink().transactional_id_prefix("x".repeat(32_001)), "32001 bytes");
+        refused(sink().transaction_timeout(Duration::from_millis(999)), "second");
+    }
+
     #[test]
     fn a_wrong_value_says_what_it_must_be() {
         for option in ["sink.delivery-guarantee", "sink.transaction-naming-strategy", "sink.partitioner"] {

@@ -159,6 +159,7 @@ fn an_abort_that_the_log_contradicts_is_not_believed() {
 }
 
 /// Tries go on until shortly before the broker would abort the transaction, and for a minute at least.
+// scenario: D9
 #[test]
 fn patience_lasts_as_long_as_the_transaction() {
     let patience =
@@ -207,6 +208,7 @@ fn the_answer_is_lost_and_the_coordinator_is_asked_after_a_second() {
     assert!(took >= ASK_AFTER && took < ASK_AFTER * 2, "{took:?}");
 }
 
+// scenario: D9
 #[test]
 fn silence_is_never_an_outcome() {
     let world = World {
@@ -216,9 +218,12 @@ fn silence_is_never_an_outcome() {
         log: vec![Evidence::Unavailable],
     };
     let limits = Limits { decide: Some(Duration::from_secs(30)), ..Limits::default() };
-    let (outcome, _, took) = world.settle(&transaction(Some(START), 1), limits);
+    let (outcome, trace, took) = world.settle(&transaction(Some(START), 1), limits);
     assert!(matches!(&outcome, Outcome::Unanswered { cause } if cause.contains("no route")), "{outcome:?}");
     assert!(took >= Duration::from_secs(30));
+    // Pauses grow to a fifth of a second; at random, half of one at least.
+    let sent = trace.iter().filter(|&&step| step == "end").count();
+    assert!((100..=320).contains(&sent), "{sent} requests in {took:?}");
 }
 
 #[test]

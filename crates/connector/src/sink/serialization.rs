@@ -245,6 +245,7 @@ mod tests {
         assert!(builder().topic("a").build().is_ok());
     }
 
+    // scenario: 5.6.35
     #[test]
     fn every_part_is_in_the_record() {
         let mut full = builder()
