@@ -8,8 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::command::{cargo, root, run};
-use crate::engine;
 use crate::kafka::{Broker, report_file};
+use crate::{NEWEST_KAFKA, engine, jars};
 
 /// How the tests are to be run.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct TestRun<'a> {
 /// The packages whose tests talk to a real Kafka, where they lie, and which of their tests need not be repeated on another
 /// version: those that only the embedded broker takes part in, and those that choose their versions themselves.
 const REAL: [(&str, &str, &[&str]); 4] = [
-    ("milena", "crates/client", &["faults", "hostile", "old_brokers", "producer"]),
+    ("milena", "crates/client", &["faults", "hostile", "old_brokers", "producer", "tls_servers"]),
     (
         "milena-connector",
         "crates/connector",
@@ -46,7 +46,7 @@ const REAL: [(&str, &str, &[&str]); 4] = [
         "crates/testkit",
         &["end_txn", "groups", "logs", "model", "old_kafka", "sockets", "versions"],
     ),
-    ("milena-tests", "tests", &["batch_oracles"]),
+    ("milena-tests", "tests", &["batch_oracles", "cli_security"]),
 ];
 
 /// The arguments for cargo that choose the tests that talk to a real Kafka. A name that two packages use stands for both, so a
@@ -153,6 +153,29 @@ pub(crate) fn demo_long(records: u64, partitions: u32, crashes: u32, kafka: &str
     demo(None)?;
     let broker = Broker::start(kafka)?;
     demo(Some(broker.address()))
+}
+
+/// The tests of TLS with each cryptography.
+pub(crate) fn tls() -> Result<()> {
+    let test = ["test", "--package", "milena", "--test", "tls_servers"];
+    run(cargo().args(test))?;
+    for feature in ["tls-ring", "tls-aws-lc"] {
+        run(cargo().args(test).args(["--features", feature]))?;
+    }
+    Ok(())
+}
+
+/// What a byte costs over TLS.
+pub(crate) fn tls_cost(write_docs: bool) -> Result<()> {
+    jars::fetch(NEWEST_KAFKA)?;
+    let mut command = cargo();
+    command.args(["run", "--release", "--package", "milena", "--example", "tls_cost", "--"]);
+    // A broker whose compiler is at its best.
+    command.env("MILENA_KAFKA_JVM_OPTS", "-XX:TieredStopAtLevel=4 -Xms1g -Xmx1g");
+    if write_docs {
+        command.arg(root().join("docs/tls-cost.md"));
+    }
+    run(&mut command)
 }
 
 /// Runs the producer's simulation for seeds from 0 on, or for one.
