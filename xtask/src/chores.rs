@@ -8,8 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::command::{cargo, root, run};
+use crate::engine;
 use crate::kafka::{Broker, report_file};
-use crate::{NEWEST_KAFKA, engine, jars};
 
 /// How the tests are to be run.
 #[derive(Debug)]
@@ -163,19 +163,6 @@ pub(crate) fn tls() -> Result<()> {
         run(cargo().args(test).args(["--features", feature]))?;
     }
     Ok(())
-}
-
-/// What a byte costs over TLS.
-pub(crate) fn tls_cost(write_docs: bool) -> Result<()> {
-    jars::fetch(NEWEST_KAFKA)?;
-    let mut command = cargo();
-    command.args(["run", "--release", "--package", "milena", "--example", "tls_cost", "--"]);
-    // A broker whose compiler is at its best.
-    command.env("MILENA_KAFKA_JVM_OPTS", "-XX:TieredStopAtLevel=4 -Xms1g -Xmx1g");
-    if write_docs {
-        command.arg(root().join("docs/tls-cost.md"));
-    }
-    run(&mut command)
 }
 
 /// Runs the producer's simulation for seeds from 0 on, or for one.

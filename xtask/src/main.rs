@@ -54,7 +54,7 @@ enum Chore {
     Fuzz(fuzz::FuzzArgs),
     /// Run the tests of TLS against OpenSSL and Java with each cryptography: graviola, ring, aws-lc. The last two compile C.
     Tls,
-    /// Run the micro benches; `bench peers` compares clients on a real broker, `bench tls` plaintext and TLS.
+    /// Run the micro benches; `bench peers` compares clients on a real broker.
     Bench(BenchArgs),
     /// The exactly-once demo with many crashes, on the embedded and on a real broker.
     DemoLong(DemoArgs),
@@ -155,12 +155,6 @@ struct BenchArgs {
 enum BenchChore {
     /// What a record costs with milena, with other clients, and at the least.
     Peers(bench::Args),
-    /// What a byte costs over TLS, beside plaintext, on a real broker.
-    Tls {
-        /// Write docs/tls-cost.md.
-        #[arg(long)]
-        write_docs: bool,
-    },
 }
 
 #[derive(Debug, Args)]
@@ -237,9 +231,6 @@ fn run(chore: Chore) -> anyhow::Result<()> {
         Chore::Tls => chores::tls(),
         Chore::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Chore::Bench(BenchArgs { what: Some(BenchChore::Peers(arguments)), .. }) => bench::peers(&arguments),
-        Chore::Bench(BenchArgs { what: Some(BenchChore::Tls { write_docs }), .. }) => {
-            chores::tls_cost(write_docs)
-        }
         Chore::Bench(BenchArgs { what: None, smoke, arguments }) => {
             chores::bench(smoke, &arguments)?;
             if smoke { bench::smoke() } else { Ok(()) }
