@@ -10,7 +10,7 @@ use milena::tls::{Identity, Store, StoreFormat, StoreSource, TlsConfig, Trust};
 fn takes_long(bytes: &[u8]) -> bool {
     (0..bytes.len()).any(|at| match bytes.get(at..) {
         Some([0x04, length @ 1..=64, rest @ ..]) => {
-            matches!(rest.get(usize::from(*length)..), Some([0x02, 3.., ..]))
+            matches!(rest.get(usize::from(*length)..), Some([0x02, 3..=0xff, ..]))
         }
         _ => false,
     })

@@ -25,6 +25,7 @@ pub mod java;
 pub mod jobs;
 pub mod kerberos;
 pub mod records;
+pub mod secured;
 
 /// The README's examples, compiled and run.
 #[cfg(doctest)]

@@ -23,7 +23,7 @@ pub(crate) struct TestRun<'a> {
 /// The packages whose tests talk to a real Kafka, where they lie, and which of their tests need not be repeated on another
 /// version: those that only the embedded broker takes part in, and those that choose their versions themselves.
 const REAL: [(&str, &str, &[&str]); 4] = [
-    ("milena", "crates/client", &["faults", "hostile", "old_brokers", "producer"]),
+    ("milena", "crates/client", &["faults", "hostile", "old_brokers", "producer", "tls_servers"]),
     (
         "milena-connector",
         "crates/connector",
@@ -46,7 +46,7 @@ const REAL: [(&str, &str, &[&str]); 4] = [
         "crates/testkit",
         &["end_txn", "groups", "logs", "model", "old_kafka", "sockets", "versions"],
     ),
-    ("milena-tests", "tests", &["batch_oracles"]),
+    ("milena-tests", "tests", &["batch_oracles", "cli_security"]),
 ];
 
 /// The arguments for cargo that choose the tests that talk to a real Kafka. A name that two packages use stands for both, so a
@@ -153,6 +153,16 @@ pub(crate) fn demo_long(records: u64, partitions: u32, crashes: u32, kafka: &str
     demo(None)?;
     let broker = Broker::start(kafka)?;
     demo(Some(broker.address()))
+}
+
+/// The tests of TLS with each cryptography.
+pub(crate) fn tls() -> Result<()> {
+    let test = ["test", "--package", "milena", "--test", "tls_servers"];
+    run(cargo().args(test))?;
+    for feature in ["tls-ring", "tls-aws-lc"] {
+        run(cargo().args(test).args(["--features", feature]))?;
+    }
+    Ok(())
 }
 
 /// Runs the producer's simulation for seeds from 0 on, or for one.

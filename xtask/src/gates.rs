@@ -1,4 +1,4 @@
-//! Rules about dependencies: no runtime under the pure crates, nothing that compiles C, no newer Rust than declared.
+//! Rules about dependencies: no runtime under the pure crates, nothing that compiles C, no newer Rust than declared; opt-in features build.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -31,6 +31,7 @@ const C_BUILDERS: [&str; 12] = [
 pub(crate) fn check() -> Result<()> {
     purity()?;
     no_c()?;
+    opt_in_features()?;
     declared_rust()
 }
 
@@ -56,6 +57,13 @@ fn no_c() -> Result<()> {
         bail!("the default build takes {}, which compile or bind C (cargo tree -i ..)", found.join(", "));
     }
     println!("no C: nothing in the default build compiles or binds C");
+    Ok(())
+}
+
+/// What nobody builds by default builds too. Ring compiles C; aws-lc, which compiles far more, is left to `cargo xtask tls`.
+fn opt_in_features() -> Result<()> {
+    run(cargo().args(["check", "--quiet", "--locked", "--package", "milena", "--features", "tls-ring"]))?;
+    println!("opt-in features: milena with tls-ring builds");
     Ok(())
 }
 

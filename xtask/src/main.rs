@@ -52,6 +52,8 @@ enum Chore {
     Ci,
     /// Build the fuzz targets and run each for a while.
     Fuzz(fuzz::FuzzArgs),
+    /// Run the tests of TLS against OpenSSL and Java with each cryptography: graviola, ring, aws-lc. The last two compile C.
+    Tls,
     /// Run the micro benches; `bench peers` compares clients on a real broker.
     Bench(BenchArgs),
     /// The exactly-once demo with many crashes, on the embedded and on a real broker.
@@ -241,6 +243,7 @@ fn run(chore: Chore) -> anyhow::Result<()> {
         }
         Chore::Scenarios(arguments) => scenarios::run(&arguments),
         Chore::Ci => chores::ci(),
+        Chore::Tls => chores::tls(),
         Chore::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Chore::Bench(BenchArgs { what: Some(BenchChore::Peers(arguments)), .. }) => bench::peers(&arguments),
         Chore::Bench(BenchArgs { what: None, smoke, arguments }) => {

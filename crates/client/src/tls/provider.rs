@@ -76,6 +76,7 @@ const OTHER: &str = "pass another rustls CryptoProvider in TlsConfig::provider, 
 
 /// What graviola cannot do without, and whether this processor has it. It panics where something is missing, so it is asked first.
 #[cfg(target_arch = "x86_64")]
+#[cfg_attr(any(feature = "tls-ring", feature = "tls-aws-lc"), allow(dead_code))]
 fn instructions() -> Vec<(&'static str, bool)> {
     use std::arch::is_x86_feature_detected as has;
     vec![
@@ -91,6 +92,7 @@ fn instructions() -> Vec<(&'static str, bool)> {
 
 /// As for x86_64.
 #[cfg(target_arch = "aarch64")]
+#[cfg_attr(any(feature = "tls-ring", feature = "tls-aws-lc"), allow(dead_code))]
 fn instructions() -> Vec<(&'static str, bool)> {
     use std::arch::is_aarch64_feature_detected as has;
     vec![("aes", has!("aes")), ("sha2", has!("sha2")), ("pmull", has!("pmull")), ("neon", has!("neon"))]
