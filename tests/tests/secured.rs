@@ -1,8 +1,8 @@
 //! The client on a real Kafka with every security protocol: who belongs there gets in and works, who does not is told why.
 //!
-//! Old releases: `MILENA_KAFKA_VERSION=2.8.2 cargo test -p milena-tests --test secured -- --include-ignored`.
+//! Old releases: `cargo xtask kafka secured 2.8.2`, which sets `MILENA_KAFKA_VERSION`. Each is asked for what it had.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests fail as tests do")]
 
 use std::path::Path;
 use std::process::Command;
@@ -10,20 +10,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use milena::sasl::{BearerToken, FileToken, OAuthBearer, Plain, RefreshPolicy, Scram, UnsecuredToken};
+use base64::Engine as _;
+use milena::sasl::{
+    BearerToken, FileToken, Kerberos, KerberosOptions, OAuthBearer, Plain, RefreshPolicy, Scram, ScramHash,
+    ScramPassword, UnsecuredToken,
+};
 use milena::tls::{Identity, Store, TlsConfig, TlsVersions, Trust};
 use milena::{
-    Client, ClientConfig, ErrorCode, ErrorKind, FetchFrom, FetchOptions, NewTopic, Offset, Producer,
-    ProducerConfig, ProducerRecord, TopicPartition,
+    Client, ClientConfig, ErrorCode, ErrorKind, FetchFrom, FetchOptions, Isolation, NewTopic, Offset,
+    Producer, ProducerConfig, ProducerRecord, TopicPartition,
 };
-use milena_connector::runtime::{CheckpointConfig, Job, JobConfig, JobControl};
-use milena_connector::schema::{StringDeserializer, StringSerializer};
-use milena_connector::sink::{Delivery, KafkaSink};
-use milena_connector::source::{KafkaSource, StartFrom, StopAt};
-use milena_testkit::kafka::{Listener, NEWEST, SecuredKafka, or_skip};
-use milena_tests::unique;
+use milena_testkit::kafka::{
+    Certificates, Listener, NEWEST, SecuredKafka, TokenEndpoint, TokenOptions, or_skip,
+};
+use milena_tests::{cli, records, unique};
 
-const PASSWORD: &str = SecuredKafka::STORE_PASSWORD;
+const PASSWORD: &str = Certificates::PASSWORD;
 
 /// How long an authentication is good for on the broker of these tests: each connection that lives longer renews it.
 const REAUTH: Duration = Duration::from_secs(6);
@@ -31,6 +33,22 @@ const REAUTH: Duration = Duration::from_secs(6);
 struct Secured(SecuredKafka);
 
 impl Secured {
+    fn is_at_least(&self, version: &str) -> bool {
+        self.0.version() >= version.parse().unwrap()
+    }
+
+    /// Alice by Kerberos, where this machine has one.
+    fn kerberos(&self) -> Option<KerberosOptions> {
+        let kdc = self.0.kdc()?;
+        let keytab = KerberosOptions::with_keytab(kdc.folder().join("client.keytab").display().to_string());
+        let alice = KerberosOptions { principal: Some("alice".to_owned()), ..keytab };
+        Some(milena_tests::kerberos::configured(kdc, alice))
+    }
+
+    fn over_tls(&self) -> ClientConfig {
+        self.config(Listener::SaslSsl).with_tls(self.trusting())
+    }
+
     fn config(&self, listener: Listener) -> ClientConfig {
         ClientConfig::new([self.0.bootstrap(listener)])
     }
@@ -95,32 +113,39 @@ async fn refused(what: &str, config: ClientConfig, words: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secured_kafka_lets_in_who_belongs_there_and_tells_the_others_why() {
     let reauth = REAUTH.as_millis().to_string();
-    let properties = [
-        ("connections.max.reauth.ms", reauth.as_str()),
-        ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
-        ("super.users", "User:ANONYMOUS;User:alice;User:CN=client;User:oauth"),
-    ];
-    let Some(secured) = or_skip(SecuredKafka::start(NEWEST, &properties).await) else { return };
+    let properties = [("connections.max.reauth.ms", reauth.as_str())];
+    let version = std::env::var("MILENA_KAFKA_VERSION").unwrap_or_else(|_| NEWEST.to_owned());
+    let Some(secured) = or_skip(SecuredKafka::start(&version, &properties).await) else { return };
     let secured = Secured(secured);
     passwords(&secured).await;
+    kerberos(&secured).await;
     certificates(&secured).await;
-    tokens(&secured).await;
     other_security_protocols_are_recognised(&secured).await;
-    exactly_once(&secured).await;
     denials_are_told_by_resource(&secured).await;
-    re_authentication_fails_no_request(&secured).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes its own broker of an old version: `MILENA_KAFKA_VERSION=2.8.2` names it"]
-async fn an_old_secured_kafka_lets_in_who_belongs_there() {
-    let version = std::env::var("MILENA_KAFKA_VERSION").unwrap_or_else(|_| "2.8.2".to_owned());
-    let Some(secured) = or_skip(SecuredKafka::start(&version, &[]).await) else { return };
-    let secured = Secured(secured);
-    passwords(&secured).await;
-    let identity = Identity::new(Store::pem_file(secured.0.file("client-all.pem")));
-    works("PEM key store", secured.showing(identity)).await;
-    other_security_protocols_are_recognised(&secured).await;
+    if secured.is_at_least("1.1.0") {
+        delegation_tokens(&secured).await;
+    }
+    if secured.0.has(Listener::OAuth) {
+        unsecured_tokens(&secured).await;
+    }
+    // What takes its time, at once.
+    tokio::join!(
+        async {
+            if secured.is_at_least("0.11.0.0") {
+                exactly_once(&secured).await;
+            }
+        },
+        async {
+            if secured.0.has(Listener::Jwks) {
+                signed_tokens(&secured).await;
+            }
+        },
+        async {
+            if secured.is_at_least("2.2.0") {
+                re_authentication_fails_no_request(&secured).await;
+            }
+        },
+    );
 }
 
 async fn passwords(secured: &Secured) {
@@ -145,12 +170,15 @@ async fn passwords(secured: &Secured) {
     }
     let oauth = OAuthBearer::new(UnsecuredToken::new("alice", Duration::from_secs(600)));
     let config = secured.config(Listener::SaslPlaintext).with_sasl(oauth);
-    refused(
-        "wrong mechanism",
-        config,
-        &["OAUTHBEARER", "it offers", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
-    )
-    .await;
+    let words = [
+        "OAUTHBEARER",
+        "it offers",
+        "PLAIN",
+        "SCRAM-SHA-256",
+        "SCRAM-SHA-512",
+        "set sasl.mechanism to one of those",
+    ];
+    refused("wrong mechanism", config, &words).await;
     let jaas = "org.apache.kafka.common.security.scram.ScramLoginModule required username=\"alice\" password=\"alice-secret\";";
     let trust = secured.path("trust.p12");
     let config = secured.properties(
@@ -168,9 +196,24 @@ async fn passwords(secured: &Secured) {
 
 async fn certificates(secured: &Secured) {
     let file = |name: &str| secured.0.file(name);
-    for versions in [TlsVersions::Tls12, TlsVersions::Tls13] {
+    for (versions, listener) in [TlsVersions::Tls12, TlsVersions::Tls13]
+        .into_iter()
+        .flat_map(|versions| [Listener::Ssl, Listener::SslEc].map(|listener| (versions, listener)))
+        .filter(|(_, listener)| secured.0.has(*listener))
+    {
         let tls = TlsConfig { versions, ..secured.trusting() };
-        works("no client certificate", secured.config(Listener::Ssl).with_tls(tls)).await;
+        let config = secured.config(listener).with_tls(tls);
+        // Kafka speaks 1.3 from 2.6 on (KIP-573).
+        if versions == TlsVersions::Tls13 && !secured.is_at_least("2.6.0") {
+            refused("TLS 1.3 only", config, &["no TLS in common", "ssl.enabled.protocols"]).await;
+        } else {
+            works(&format!("{versions:?} to {listener:?}"), config).await;
+        }
+    }
+    if secured.0.has(Listener::SslExpired) {
+        let expired = secured.config(Listener::SslExpired).with_tls(secured.trusting());
+        let words = ["certificate CN=expired has expired", "valid until Jan  2 00:00:00 2020", "clock"];
+        refused("an expired certificate", expired, &words).await;
     }
     for (what, trust) in [
         ("PKCS#12", Store::pkcs12_file(file("trust.p12"), PASSWORD)),
@@ -193,8 +236,10 @@ async fn certificates(secured: &Secured) {
     ] {
         works(what, secured.showing(identity)).await;
     }
-    let plain = secured.config(Listener::SslAuth).with_tls(secured.trusting());
-    refused("no certificate", plain, &["client's certificate"]).await;
+    if secured.is_at_least("1.0.0") {
+        let plain = secured.config(Listener::SslAuth).with_tls(secured.trusting());
+        refused("no certificate", plain, &["client's certificate"]).await;
+    }
     let stranger = Identity::new(Store::pem_file(file("stranger-all.pem")));
     refused("a certificate of another authority", secured.showing(stranger), &["client's certificate"]).await;
     let wrong = apart("client-encrypted.key").with_key_password("geheim");
@@ -217,15 +262,17 @@ async fn certificates(secured: &Secured) {
     works("another host, unverified", secured.config(Listener::Ssl).with_tls(blind)).await;
 }
 
-/// A token as the JWKS listener wants it, signed by openssl.
+/// A token as the JWKS listener wants it.
 fn signed(folder: &Path, key: &str, audience: &str, lifetime: i64) -> String {
-    let base64 = |bytes: &[u8]| {
-        use base64::Engine as _;
-        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
-    };
+    signed_for(folder, key, &["oauth", "issuer.test", audience], lifetime)
+}
+
+/// A JWT about this subject, of this issuer, for this audience, signed by openssl.
+fn signed_for(folder: &Path, key: &str, [subject, issuer, audience]: &[&str; 3], lifetime: i64) -> String {
+    let base64 = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
     let claims = format!(
-        r#"{{"sub":"oauth","iss":"issuer.test","aud":"{audience}","iat":{},"exp":{}}}"#,
+        r#"{{"sub":"{subject}","iss":"{issuer}","aud":"{audience}","iat":{},"exp":{}}}"#,
         now - 60,
         now + lifetime
     );
@@ -242,10 +289,13 @@ fn signed(folder: &Path, key: &str, audience: &str, lifetime: i64) -> String {
     format!("{text}.{}", base64(&output.stdout))
 }
 
-async fn tokens(secured: &Secured) {
+async fn unsecured_tokens(secured: &Secured) {
     let unsecured = OAuthBearer::new(UnsecuredToken::new("oauth", Duration::from_secs(600)));
     works("an unsecured token", secured.config(Listener::OAuth).with_sasl(unsecured)).await;
-    let folder = secured.0.file("ca.pem").parent().unwrap().to_owned();
+}
+
+async fn signed_tokens(secured: &Secured) {
+    let folder = secured.0.certificates().folder().to_owned();
     let with = |token: String| {
         let file = folder.join(unique("jwt"));
         std::fs::write(&file, token).unwrap();
@@ -260,6 +310,51 @@ async fn tokens(secured: &Secured) {
     }
     let expired = with(signed(&folder, "jwt.key", "kafka", -5));
     refused("an expired token", expired, &["has expired at", "clock says"]).await;
+    let endpoint = TokenEndpoint::start(secured.0.certificates(), TokenOptions { lifetime: REAUTH }).await;
+    let Some(endpoint) = or_skip(endpoint) else { return };
+    let config = secured.properties(
+        Listener::Jwks,
+        &[
+            ("security.protocol", "SASL_PLAINTEXT"),
+            ("sasl.mechanism", "OAUTHBEARER"),
+            (
+                "sasl.login.callback.handler.class",
+                "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginCallbackHandler",
+            ),
+            ("sasl.oauthbearer.token.endpoint.url", &endpoint.url("ec-1.3")),
+            ("sasl.oauthbearer.assertion.private.key.file", &secured.path("client-encrypted.key")),
+            ("sasl.oauthbearer.assertion.private.key.passphrase", PASSWORD),
+            ("sasl.oauthbearer.assertion.algorithm", "RS256"),
+            ("sasl.oauthbearer.assertion.claim.iss", "service"),
+            ("sasl.oauthbearer.assertion.claim.sub", "service"),
+            ("sasl.oauthbearer.assertion.claim.aud", "https://localhost/token"),
+            ("sasl.login.refresh.min.period.seconds", "0"),
+            ("sasl.login.refresh.buffer.seconds", "0"),
+            ("ssl.truststore.location", &secured.path("ca.pem")),
+            ("ssl.truststore.type", "PEM"),
+        ],
+    );
+    works("a token by a signed assertion", config.clone()).await;
+    under_load("assertions", config).await;
+    // One that another program signed, and whose endpoint is said by the login module, as in Java.
+    let ready = secured.0.file("assertion.jwt");
+    let claims = ["service", "service", "https://localhost/token"];
+    std::fs::write(&ready, signed_for(&folder, "client.key", &claims, 600)).unwrap();
+    let jaas = format!(
+        "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required ssl.truststore.location=\"{}\" \
+         ssl.truststore.password=\"{PASSWORD}\";",
+        secured.path("trust.jks")
+    );
+    let by_file = [
+        ("security.protocol", "SASL_PLAINTEXT"),
+        ("sasl.mechanism", "OAUTHBEARER"),
+        ("sasl.jaas.config", &jaas),
+        ("sasl.oauthbearer.token.endpoint.url", &endpoint.url("rsa-1.2")),
+        ("sasl.oauthbearer.assertion.file", &ready.display().to_string()),
+    ];
+    works("a token by an assertion in a file", secured.properties(Listener::Jwks, &by_file)).await;
+    let requests = endpoint.requests();
+    assert!(requests.len() >= 4 && requests.iter().all(|line| line.ends_with("granted")), "{requests:?}");
 }
 
 async fn other_security_protocols_are_recognised(secured: &Secured) {
@@ -274,58 +369,143 @@ async fn other_security_protocols_are_recognised(secured: &Secured) {
     refused("SASL where there is none", config, &["the listener takes no SASL"]).await;
 }
 
+/// `milena copy` over TLS and SCRAM with Java's properties in a file, killed again and again while records come.
 async fn exactly_once(secured: &Secured) {
-    let config = secured
-        .config(Listener::SaslSsl)
-        .with_tls(secured.trusting())
-        .with_sasl(Scram::sha512("alice", "alice-secret"));
-    let client = Client::connect(config.clone()).await.unwrap();
+    let config = secured.over_tls().with_sasl(Scram::sha512("alice", "alice-secret"));
+    let client = Client::connect(config).await.unwrap();
     let (from, to) = (unique("secured-in"), unique("secured-out"));
-    let topics = [NewTopic::new(&from, 2), NewTopic::new(&to, 1)];
+    let topics = [NewTopic::new(&from, 2), NewTopic::new(&to, 2)];
     client.admin().create_topics(&topics, Duration::from_secs(20)).await.unwrap();
-    let producer = Producer::new(&client, ProducerConfig::default()).unwrap();
-    for number in 0..500 {
-        let value = format!("{number}");
-        let _ticket = producer.send(ProducerRecord::to(from.as_str()).value(value.as_bytes())).await.unwrap();
-    }
-    producer.close(Duration::from_secs(20)).await.unwrap();
-    let source = KafkaSource::<String>::builder()
-        .client(config.clone())
-        .topics([from.as_str()])
-        .start(StartFrom::Earliest)
-        .bounded(StopAt::Latest)
-        .deserializer(StringDeserializer)
-        .build()
-        .unwrap();
-    let sink = KafkaSink::builder()
-        .client(config)
-        .delivery(Delivery::ExactlyOnce)
-        .transactional_id_prefix(unique("secured"))
-        .serializer(StringSerializer::new(to.as_str()))
-        .build()
-        .unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let job = JobConfig { checkpoint: CheckpointConfig::new(folder.path()), ..JobConfig::new("secured") };
-    let report =
-        Job::from_source(source).map(|text: String| text).to(sink).run(job, JobControl::new()).await.unwrap();
-    assert_eq!(report.records_out, 500);
-    let options = FetchOptions { isolation: milena::Isolation::ReadCommitted, ..FetchOptions::default() };
-    let mut seen = std::collections::BTreeSet::new();
-    let mut at = Offset(0);
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while seen.len() < 500 {
-        assert!(Instant::now() < deadline, "{} of 500 records", seen.len());
-        let from = FetchFrom::new(TopicPartition::new(to.as_str(), 0), at);
-        for fetched in client.fetcher().fetch(&[from], &options).await.unwrap() {
-            let next = fetched.for_each_record(|record| {
-                let value = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
-                assert!(seen.insert(value.parse::<u32>().unwrap()), "{value} twice");
-            });
-            next.unwrap();
-            at = fetched.next_offset();
+    let file = folder.path().join("client.properties");
+    let properties = format!(
+        "# as Java's tools take it\nsecurity.protocol=SASL_SSL\nsasl.mechanism: SCRAM-SHA-512\n\
+         ssl.truststore.location={}\nssl.truststore.password={PASSWORD}\n\
+         sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required \\\n  \
+         username=\"alice\" password=\"alice-secret\";\n",
+        secured.path("trust.jks")
+    );
+    std::fs::write(&file, properties).unwrap();
+    let bootstrap = secured.0.bootstrap(Listener::SaslSsl);
+    let (file, state) = (file.display().to_string(), folder.path().join("state").display().to_string());
+    let copy = |more: &[&str]| {
+        let words =
+            ["copy", "--checkpoint-interval", "100ms", "-b", &bootstrap, "-F", &file, "--from", &from];
+        let rest = ["--to", &to, "--checkpoint-dir", &state];
+        words.iter().chain(&rest).chain(more).map(|&word| word.to_owned()).collect::<Vec<String>>()
+    };
+    let committed = async || {
+        let mut seen = Vec::new();
+        for partition in 0..2 {
+            seen.extend(records::values(&client, &to, partition, Isolation::ReadCommitted).await);
         }
+        seen
+    };
+    let done = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (client, from, done) = (client.clone(), from.clone(), Arc::clone(&done));
+        tokio::spawn(async move {
+            let producer = Producer::new(&client, ProducerConfig::default()).unwrap();
+            let mut count = 0_u32;
+            while !done.load(Ordering::SeqCst) {
+                let value = count.to_string();
+                let _ticket =
+                    producer.send(ProducerRecord::to(from.as_str()).value(value.as_bytes())).await.unwrap();
+                count += 1;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            producer.close(Duration::from_secs(20)).await.unwrap();
+            count
+        })
+    };
+    for life in 0..3 {
+        let before = committed().await.len();
+        let mut job = cli::start(copy(&[])).await;
+        let began = Instant::now();
+        // Each life gets to commit something, and is killed in the middle of what comes next.
+        while job.try_wait().unwrap().is_none() && committed().await.len() == before {
+            assert!(began.elapsed() < Duration::from_secs(90), "life {life} commits nothing");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(job.try_wait().unwrap().is_none(), "life {life} ended: {:?}", cli::end(job).await);
+        job.kill().await.unwrap();
     }
+    done.store(true, Ordering::SeqCst);
+    let count = writer.await.unwrap();
+    cli::run(copy(&["--until-end"]), "").await.good();
+    let mut seen: Vec<u32> = committed().await.iter().map(|value| value.parse().unwrap()).collect();
+    seen.sort_unstable();
+    assert!(seen.iter().copied().eq(0..count), "{} records of {count}, not each once", seen.len());
+    println!("{count} records over SASL_SSL, each once, past three kills");
     client.close(Duration::from_secs(10)).await.unwrap();
+}
+
+/// A token that alice asks the broker for lets in who has it (KIP-48), as alice, until it expires.
+async fn delegation_tokens(secured: &Secured) {
+    use milena::protocol::messages::{CreateDelegationTokenRequest, ExpireDelegationTokenRequest};
+    let alice =
+        Client::connect(secured.over_tls().with_sasl(Scram::sha256("alice", "alice-secret"))).await.unwrap();
+    let request = CreateDelegationTokenRequest::default().with_max_lifetime_ms(-1);
+    let token = alice.call(milena::Target::Controller, &request).await.unwrap();
+    assert_eq!(token.error_code, 0, "{token:?}");
+    let hmac = base64::engine::general_purpose::STANDARD.encode(&token.hmac);
+    let by_token = |hash, hmac: &str| {
+        let password = ScramPassword::delegation_token(token.token_id.to_string(), hmac);
+        secured.over_tls().with_sasl(Scram::new(hash, password))
+    };
+    // Brokers of KRaft learn of a token as they learn of a topic.
+    let began = Instant::now();
+    while let Err(error) = Client::connect(by_token(ScramHash::Sha256, &hmac)).await {
+        assert!(began.elapsed() < Duration::from_secs(20), "{error}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    works("a delegation token", by_token(ScramHash::Sha256, &hmac)).await;
+    works("a delegation token", by_token(ScramHash::Sha512, &hmac)).await;
+    let jaas = format!(
+        "org.apache.kafka.common.security.scram.ScramLoginModule required username=\"{}\" password=\"{hmac}\" tokenauth=\"true\";",
+        token.token_id
+    );
+    let by_java_s_names = [
+        ("security.protocol", "SASL_SSL"),
+        ("sasl.mechanism", "SCRAM-SHA-256"),
+        ("sasl.jaas.config", &jaas),
+        ("ssl.truststore.location", &secured.path("trust.p12")),
+        ("ssl.truststore.password", PASSWORD),
+    ];
+    works("tokenauth", secured.properties(Listener::SaslSsl, &by_java_s_names)).await;
+    let words = ["SCRAM-SHA-256", "check the user name"];
+    refused("another HMAC", by_token(ScramHash::Sha256, "Z2VoZWlt"), &words).await;
+    // Without tokenauth it is a password, of a user that nobody knows.
+    let plain = Scram::sha256(token.token_id.to_string(), hmac.as_str());
+    refused("a token as a password", secured.over_tls().with_sasl(plain), &words).await;
+    let request =
+        ExpireDelegationTokenRequest::default().with_hmac(token.hmac.clone()).with_expiry_time_period_ms(-1);
+    let expired = alice.call(milena::Target::Controller, &request).await.unwrap();
+    assert_eq!(expired.error_code, 0, "{expired:?}");
+    let began = Instant::now();
+    while Client::connect(by_token(ScramHash::Sha256, &hmac)).await.is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(20), "an expired token lets in");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    refused("a token that was ended", by_token(ScramHash::Sha256, &hmac), &words).await;
+}
+
+/// GSSAPI on both listeners; what else it can is tested in `kerberos_broker`.
+async fn kerberos(secured: &Secured) {
+    let Some(options) = secured.kerberos() else {
+        println!("no Kerberos on this machine: GSSAPI is left out");
+        return;
+    };
+    let config = secured.config(Listener::SaslPlaintext).with_sasl(Kerberos::new(options.clone()));
+    works("GSSAPI", config).await;
+    works("GSSAPI over TLS", secured.over_tls().with_sasl(Kerberos::new(options.clone()))).await;
+    let wrong = KerberosOptions::with_password("alice", "geheim");
+    let wrong = KerberosOptions { config_files: options.config_files.clone(), ..wrong };
+    let config = secured.over_tls().with_sasl(Kerberos::new(wrong));
+    refused("a wrong password", config, &["key or password of alice@TEST.MILENA is wrong"]).await;
+    let nobody = KerberosOptions { principal: Some("nobody".to_owned()), ..options };
+    let config = secured.over_tls().with_sasl(Kerberos::new(nobody));
+    refused("no key", config, &["no key of nobody@TEST.MILENA; it has alice@TEST.MILENA"]).await;
 }
 
 /// bob is known to the broker and may do nothing.
@@ -343,6 +523,72 @@ async fn denials_are_told_by_resource(secured: &Secured) {
     assert!(error.to_string().contains("secret-group"), "{error}");
     // The rest of the client goes on.
     bob.metadata(Some(&[])).await.unwrap();
+    // Before 0.11 nobody is granted anything over the wire.
+    if secured.is_at_least("0.11.0.0") {
+        one_topic_of_two_is_denied(&owner, &bob).await;
+    }
+}
+
+/// Requests for two topics of which one may be read and written and the other only looked at.
+async fn one_topic_of_two_is_denied(owner: &Client, bob: &Client) {
+    let (open, shut) = (unique("open"), unique("shut"));
+    let topics = [NewTopic::new(&open, 1), NewTopic::new(&shut, 1)];
+    owner.admin().create_topics(&topics, Duration::from_secs(20)).await.unwrap();
+    // Kafka's numbers of resources (topic, cluster) and operations (READ, WRITE, DESCRIBE, IDEMPOTENT_WRITE).
+    for (kind, name, operation) in
+        [(2, open.as_str(), 3), (2, &open, 4), (2, &open, 8), (2, &shut, 8), (4, "kafka-cluster", 12)]
+    {
+        grant(owner, kind, name, operation).await;
+    }
+    let began = Instant::now();
+    while bob.topic(&open).await.is_err() || bob.topic(&shut).await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(20), "what was granted is denied");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let denied = |error: &milena::Error, topic: &str, lacks: &str| {
+        assert_eq!(error.code(), Some(ErrorCode::TOPIC_AUTHORIZATION_FAILED), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(topic) && text.contains(lacks) && text.contains("grant"), "{text}");
+    };
+    let producer = Producer::new(bob, ProducerConfig::default()).unwrap();
+    let send =
+        async |topic: &str| producer.send(ProducerRecord::to(topic).partition(0).value(b"x")).await.unwrap();
+    let tickets = [send(&open).await, send(&shut).await, send(&open).await];
+    let [first, refused, second] = tickets;
+    first.await.unwrap();
+    second.await.unwrap();
+    denied(&refused.await.unwrap_err(), &shut, "WRITE");
+    send(&open).await.await.unwrap();
+    // Who closes is told of what was not written.
+    denied(&producer.close(Duration::from_secs(10)).await.unwrap_err(), &shut, "WRITE");
+    let from = [&open, &shut].map(|topic| FetchFrom::new(TopicPartition::new(topic.as_str(), 0), Offset(0)));
+    let mut answers = bob.fetcher().fetch(&from, &FetchOptions::default()).await.unwrap();
+    answers.sort_by_key(|fetched| fetched.error.is_some());
+    let mut count = 0;
+    answers[0].for_each_record(|_| count += 1).unwrap();
+    assert_eq!(count, 3);
+    denied(answers[1].error.as_ref().unwrap(), &shut, "READ");
+    let topics = [NewTopic::new(unique("new"), 1)];
+    let answers = bob.admin().create_topics(&topics, Duration::from_secs(20)).await.unwrap();
+    let text = answers[0].1.as_ref().unwrap_err().to_string();
+    assert!(text.contains("grant this principal CREATE on"), "{text}");
+}
+
+async fn grant(owner: &Client, kind: i8, name: &str, operation: i8) {
+    use milena::protocol::StrBytes;
+    use milena::protocol::messages::{CreateAclsRequest, create_acls_request::AclCreation};
+    let text = |text: &str| StrBytes::from_string(text.to_owned());
+    let creation = AclCreation::default()
+        .with_resource_type(kind)
+        .with_resource_name(text(name))
+        .with_resource_pattern_type(3)
+        .with_principal(text("User:bob"))
+        .with_host(text("*"))
+        .with_operation(operation)
+        .with_permission_type(3);
+    let request = CreateAclsRequest::default().with_creations(vec![creation]);
+    let answer = owner.call(milena::Target::Controller, &request).await.unwrap();
+    assert!(answer.results.iter().all(|result| result.error_code == 0), "{answer:?}");
 }
 
 /// Tokens and authentications of six seconds, renewed under load across their ends.
@@ -359,55 +605,50 @@ async fn re_authentication_fails_no_request(secured: &Secured) {
     let refresh = RefreshPolicy { least: Duration::ZERO, buffer: Duration::ZERO, ..RefreshPolicy::default() };
     let oauth = OAuthBearer::new(Short(Arc::clone(&tokens))).with_refresh(refresh);
     let by_token = secured.config(Listener::OAuth).with_sasl(oauth);
-    let by_password = secured
-        .config(Listener::SaslSsl)
-        .with_tls(secured.trusting())
-        .with_sasl(Scram::sha256("alice", "alice-secret"));
-    let loads = [("tokens", by_token), ("passwords", by_password)].map(|(what, config)| async move {
-        let client = Client::connect(config).await.unwrap();
-        let topic = unique("renewed");
-        client.admin().create_topics(&[NewTopic::new(&topic, 1)], Duration::from_secs(20)).await.unwrap();
-        let done = Arc::new(AtomicBool::new(false));
-        let calls = Arc::new(AtomicU64::new(0));
-        let callers: Vec<_> = (0..4)
-            .map(|_| {
-                let (client, done, calls) = (client.clone(), Arc::clone(&done), Arc::clone(&calls));
-                let topic = topic.clone();
-                tokio::spawn(async move {
-                    while !done.load(Ordering::SeqCst) {
-                        // One try each: a failed request is not hidden by another.
-                        let answer = client
-                            .call(
-                                milena::Target::Any,
-                                &milena::protocol::messages::MetadataRequest::default(),
-                            )
-                            .await;
-                        answer.unwrap_or_else(|error| panic!("{topic}: {error}"));
-                        calls.fetch_add(1, Ordering::SeqCst);
-                    }
-                })
-            })
-            .collect();
-        let producer = Producer::new(&client, ProducerConfig::default()).unwrap();
-        let began = Instant::now();
-        let mut tickets = Vec::new();
-        while began.elapsed() < REAUTH * 2 + REAUTH / 2 {
-            tickets.push(producer.send(ProducerRecord::to(topic.as_str()).value(b"x")).await.unwrap());
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        let sent = tickets.len();
-        for ticket in tickets {
-            ticket.await.unwrap_or_else(|error| panic!("{what}: {error}"));
-        }
-        done.store(true, Ordering::SeqCst);
-        for caller in callers {
-            caller.await.unwrap();
-        }
-        let calls = calls.load(Ordering::SeqCst);
-        println!("{what}: {calls} calls and {sent} records in {:?}, none failed", began.elapsed());
-        producer.close(Duration::from_secs(10)).await.unwrap();
-        client.close(Duration::from_secs(10)).await.unwrap();
-    });
-    futures_util::future::join_all(loads).await;
+    let by_password = secured.over_tls().with_sasl(Scram::sha256("alice", "alice-secret"));
+    tokio::join!(under_load("tokens", by_token), under_load("passwords", by_password));
     assert!(tokens.load(Ordering::SeqCst) >= 3, "the token was renewed {tokens:?} times");
+}
+
+/// Records and calls for two and a half times [`REAUTH`], of which none may fail.
+async fn under_load(what: &str, config: ClientConfig) {
+    let client = Client::connect(config).await.unwrap();
+    let topic = unique("renewed");
+    client.admin().create_topics(&[NewTopic::new(&topic, 1)], Duration::from_secs(20)).await.unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let calls = Arc::new(AtomicU64::new(0));
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let (client, done, calls) = (client.clone(), Arc::clone(&done), Arc::clone(&calls));
+            let topic = topic.clone();
+            tokio::spawn(async move {
+                while !done.load(Ordering::SeqCst) {
+                    // One try each: a failed request is not hidden by another.
+                    let request = milena::protocol::messages::MetadataRequest::default();
+                    let answer = client.call(milena::Target::Any, &request).await;
+                    answer.unwrap_or_else(|error| panic!("{topic}: {error}"));
+                    calls.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    let producer = Producer::new(&client, ProducerConfig::default()).unwrap();
+    let began = Instant::now();
+    let mut tickets = Vec::new();
+    while began.elapsed() < REAUTH * 2 + REAUTH / 2 {
+        tickets.push(producer.send(ProducerRecord::to(topic.as_str()).value(b"x")).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let sent = tickets.len();
+    for ticket in tickets {
+        ticket.await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
+    done.store(true, Ordering::SeqCst);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let calls = calls.load(Ordering::SeqCst);
+    println!("{what}: {calls} calls and {sent} records in {:?}, none failed", began.elapsed());
+    producer.close(Duration::from_secs(10)).await.unwrap();
+    client.close(Duration::from_secs(10)).await.unwrap();
 }

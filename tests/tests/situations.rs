@@ -235,7 +235,7 @@ impl Scene<'_> {
 async fn has_marker(client: &Client, topic: &str) -> bool {
     let tp = TopicPartition::new(topic, 0);
     let read = batches(client, &tp, Isolation::ReadUncommitted).await;
-    read.iter().any(milena::RecordBatch::is_control)
+    read.iter().any(|batch| batch.is_control())
 }
 
 fn limits() -> Limits {

@@ -104,9 +104,26 @@ enum KafkaChore {
         #[arg(default_values_t = [NEWEST_KAFKA.to_owned(), "3.9.1".to_owned()])]
         versions: Vec<String>,
     },
+    /// Kill leaders of a cluster of three in turn while records are written, and hold the log against what was acknowledged.
+    KillLeaders {
+        /// How many leaders are killed, one after the other.
+        #[arg(long, default_value_t = 10)]
+        rounds: u32,
+        /// For how long records are written before each kill, and again, at the usual rate, while the broker is gone.
+        #[arg(long, default_value_t = 5)]
+        seconds: u32,
+        /// The version.
+        #[arg(long, default_value = NEWEST_KAFKA)]
+        kafka: String,
+    },
     /// Run the tests of Kerberos on one version after the other, each with a KDC; prints a table.
     Kerberos {
         /// The versions; without any, one for each way of asking for SASL.
+        versions: Vec<String>,
+    },
+    /// Run the tests of secured brokers on one version after the other: TLS, SASL and what becomes of the wrong; prints a table.
+    Secured {
+        /// The versions; without any, 0.10.2.2, 1.1.1, 2.8.2 and the newest.
         versions: Vec<String>,
     },
     /// Start a container engine for tests where none runs (root, needs dockerd), and print its address.
@@ -203,7 +220,11 @@ fn run(chore: Chore) -> anyhow::Result<()> {
         Chore::Kafka(KafkaChore::Capture { versions }) => matrix::capture(&versions),
         Chore::Kafka(KafkaChore::Matrix(arguments)) => matrix::run_all(&arguments),
         Chore::Kafka(KafkaChore::Outage { versions }) => matrix::outage(&versions),
+        Chore::Kafka(KafkaChore::KillLeaders { rounds, seconds, kafka }) => {
+            matrix::kill_leaders(rounds, seconds, &kafka)
+        }
         Chore::Kafka(KafkaChore::Kerberos { versions }) => matrix::kerberos(&versions),
+        Chore::Kafka(KafkaChore::Secured { versions }) => matrix::secured(&versions),
         Chore::Kafka(KafkaChore::EngineStart) => {
             println!("export DOCKER_HOST={}", engine::start()?);
             Ok(())

@@ -37,6 +37,10 @@ const FORMATS: [&str; 6] = ["test", "--quiet", "--package", "milena-tests", "--t
 const KERBEROS: [&str; 6] = ["test", "--quiet", "--package", "milena-tests", "--test", "kerberos_broker"];
 const KERBEROS_ON: [&str; 4] = ["0.10.2.2", "1.1.1", "2.8.2", "4.3.1"];
 
+/// The tests of secured brokers: before and since SaslAuthenticate, before and since TLS 1.3 and KRaft.
+const SECURED: [&str; 6] = ["test", "--quiet", "--package", "milena-tests", "--test", "secured"];
+const SECURED_ON: [&str; 4] = ["0.10.2.2", "1.1.1", "2.8.2", "4.3.1"];
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The versions; without any, all from 0.8.2.2 to the newest.
@@ -86,12 +90,26 @@ pub(crate) fn run_all(args: &Args) -> Result<()> {
 
 /// Runs the tests of Kerberos on one version after the other; fails at the end if any failed.
 pub(crate) fn kerberos(versions: &[String]) -> Result<()> {
-    let versions =
-        if versions.is_empty() { KERBEROS_ON.map(str::to_owned).into() } else { versions.to_vec() };
-    run(cargo().args(KERBEROS).arg("--no-run"))?;
+    alone(
+        &KERBEROS,
+        if versions.is_empty() { KERBEROS_ON.map(str::to_owned).into() } else { versions.to_vec() },
+    )
+}
+
+/// Runs the tests of secured brokers on one version after the other; fails at the end if any failed.
+pub(crate) fn secured(versions: &[String]) -> Result<()> {
+    alone(
+        &SECURED,
+        if versions.is_empty() { SECURED_ON.map(str::to_owned).into() } else { versions.to_vec() },
+    )
+}
+
+/// Runs tests that start their own brokers.
+fn alone(test: &[&str], versions: Vec<String>) -> Result<()> {
+    run(cargo().args(test).arg("--no-run"))?;
     one_by_one(versions, |version| {
         jars::fetch(version)?;
-        tests_of(cargo().args(KERBEROS).arg("--"), version, None)
+        tests_of(cargo().args(test).args(["--", "--nocapture"]), version, None)
     })
 }
 
@@ -169,6 +187,20 @@ pub(crate) fn outage(versions: &[String]) -> Result<()> {
         run(&mut command).with_context(|| format!("Kafka {version}"))?;
     }
     Ok(())
+}
+
+/// Leaders of a cluster of three die in turn while records are written.
+pub(crate) fn kill_leaders(rounds: u32, seconds: u32, version: &str) -> Result<()> {
+    jars::fetch(version)?;
+    let mut command = cargo();
+    command.args(["test", "--package", "milena-tests", "--test", "leader_moves", "--", "--nocapture"]);
+    command
+        .arg("on_a_real_cluster_leaders_die")
+        .env("MILENA_KILL_ROUNDS", rounds.to_string())
+        .env("MILENA_KILL_SECONDS", seconds.to_string())
+        .env("MILENA_KAFKA_VERSION", version)
+        .env("MILENA_REQUIRE_KAFKA", "1");
+    run(&mut command)
 }
 
 /// Runs a test binary and reads how each of its tests ended.

@@ -48,6 +48,7 @@ fn checkpoint(dir: &Path, transactions: &[PreparedTransaction]) {
         subtask_watermarks: Vec::new(),
         committables: committables.collect(),
         writers: Vec::new(),
+        functions: Vec::new(),
     };
     CheckpointStore::open(dir, 3, "job").unwrap().write(1, &state.encode()).unwrap();
 }

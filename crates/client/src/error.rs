@@ -290,6 +290,8 @@ fn denied(code: ErrorCode, api: &str) -> Option<(&'static str, &'static str)> {
         (ErrorCode::CLUSTER_AUTHORIZATION_FAILED, "InitProducerId") => {
             ("IDEMPOTENT_WRITE on the cluster, or WRITE", "topic")
         }
+        // Before 2.0 no topic can be named here.
+        (ErrorCode::CLUSTER_AUTHORIZATION_FAILED, "CreateTopics") => ("CREATE", "cluster"),
         (ErrorCode::CLUSTER_AUTHORIZATION_FAILED, "WriteTxnMarkers") => ("CLUSTER_ACTION", "cluster"),
         _ => return None,
     })

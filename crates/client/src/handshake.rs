@@ -157,7 +157,14 @@ impl Handshake {
                 "use the broker's TLS listener, or set security.protocol to PLAINTEXT or SASL_PLAINTEXT",
             );
         }
-        if !self.tls && tls::speaks_tls(&*self.below, &self.host, self.port).await {
+        if self.tls && !tls::is_unintelligible(&failure) {
+            return failure;
+        }
+        let speaks_tls = tls::speaks_tls(&*self.below, &self.host, self.port).await;
+        if self.tls {
+            return tls::cleared_up(speaks_tls);
+        }
+        if speaks_tls {
             let text = "plaintext was tried on a port that speaks TLS";
             return Failure::new(FailureKind::Auth, text).with_remedy(
                 "use the broker's plaintext listener, or set security.protocol to SSL or SASL_SSL",

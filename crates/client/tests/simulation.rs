@@ -4,14 +4,13 @@
 //! `cargo xtask sim --seeds 10000` runs many seeds, `--seed N` one with its story. A seed that fails here fails there in the same way.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // in a test a panic is the report
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use milena::{
-    Acks, Backoff, Client, ClientConfig, ErrorCode, Producer, ProducerConfig, ProducerRecord, RecordBatch,
-    RecordMetadata, Result, Ticket, transport,
+    Acks, Backoff, Client, ClientConfig, ErrorCode, Idempotence, Producer, ProducerConfig, ProducerRecord,
+    RecordBatch, RecordMetadata, Result, Ticket, transport,
 };
 use milena_testkit::broker::BrokerConfig;
 use milena_testkit::check::Judge;
@@ -48,7 +47,7 @@ fn whatever_breaks_each_acknowledged_record_is_there_once_and_in_order() {
     let failures = AtomicU64::new(0);
     let count = seeds.len();
     let failed = sim::failing(seeds, |seed| {
-        let outcome = simulate(seed)?;
+        let outcome = simulate(seed, Defect::None)?;
         sent.fetch_add(outcome.sent, Ordering::Relaxed);
         acked.fetch_add(outcome.acked, Ordering::Relaxed);
         retries.fetch_add(outcome.retries, Ordering::Relaxed);
@@ -79,10 +78,52 @@ fn whatever_breaks_each_acknowledged_record_is_there_once_and_in_order() {
 
 #[test]
 fn a_seed_tells_the_same_story_each_time() {
-    let told: Vec<u64> = (0..24).map(|seed| simulate(seed).unwrap().trace).collect();
-    let again: Vec<u64> = (0..24).map(|seed| simulate(seed).unwrap().trace).collect();
+    let told: Vec<u64> = (0..24).map(|seed| simulate(seed, Defect::None).unwrap().trace).collect();
+    let again: Vec<u64> = (0..24).map(|seed| simulate(seed, Defect::None).unwrap().trace).collect();
     assert_eq!(told, again);
     assert_ne!(told[0], told[1]);
+}
+
+/// What may be wrong with a world, to see that the judge is awake.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Defect {
+    None,
+    /// The producer repeats what it does not know to be written, without numbers.
+    NoSequences,
+    /// The producer takes a leader's word for written, before the followers have it.
+    LeaderAlone,
+    /// Nodes forget who wrote what while batches are on their way.
+    Forgetful,
+    /// A record that is acknowledged is cut off the log.
+    CutOff,
+    /// A record that failed is told as acknowledged.
+    FalseAck,
+    /// A record that is perhaps written is told as not written.
+    FalseRefusal,
+    /// The producer waits for an hour for what does not come: after the trouble a node stays down.
+    Patient,
+}
+
+/// Each defect is found, in so many seeds at most.
+#[test]
+fn a_world_with_a_defect_is_found_out() {
+    let defects = [
+        (Defect::NoSequences, "duplicated"),
+        (Defect::LeaderAlone, "lost"),
+        (Defect::Forgetful, "duplicated"),
+        (Defect::CutOff, "lost"),
+        (Defect::FalseAck, "lost"),
+        (Defect::FalseRefusal, "aborted"),
+        (Defect::Patient, "did not end"),
+    ];
+    for (defect, finding) in defects {
+        let found = (0..SEEDS).find_map(|seed| {
+            let why = simulate(seed, defect).err()?;
+            why.contains(finding).then_some((seed, why))
+        });
+        let Some((seed, why)) = found else { panic!("{defect:?} was not found out by {SEEDS} seeds") };
+        println!("{defect:?}: seed {seed}: {why}");
+    }
 }
 
 struct Outcome {
@@ -99,6 +140,12 @@ fn build(dice: &Dice) -> (BrokerConfig, Weather) {
     let mut config = BrokerConfig::default().with_topic(TOPIC, PARTITIONS);
     config.seed = dice.next();
     config.strict_unknown_producer = dice.one_in(3);
+    if !dice.one_in(4) {
+        config.nodes = 3;
+    }
+    if !dice.one_in(3) {
+        config.replication_lag = Duration::from_millis(dice.between(1, 60));
+    }
     if dice.one_in(4) {
         config.max_message_bytes = 400;
     }
@@ -111,6 +158,17 @@ fn build(dice: &Dice) -> (BrokerConfig, Weather) {
         refuse: rarely(dice, 5),
     };
     (config, weather)
+}
+
+/// The producer's settings in such a world.
+fn spoilt(mut settings: ProducerConfig, defect: Defect) -> ProducerConfig {
+    match defect {
+        Defect::NoSequences => settings.idempotence = Idempotence::Off,
+        Defect::LeaderAlone => settings.acks = Acks::Leader,
+        Defect::Patient => settings.delivery_timeout = Duration::from_secs(3600),
+        _ => {}
+    }
+    settings
 }
 
 fn settings(dice: &Dice) -> ProducerConfig {
@@ -129,8 +187,18 @@ fn settings(dice: &Dice) -> ProducerConfig {
 }
 
 fn trouble(dice: &Dice) -> Trouble {
-    let kinds =
-        [Kind::Cut, Kind::Restart, Kind::Election, Kind::Fault, Kind::Fault, Kind::Throttle, Kind::Rename];
+    let kinds = [
+        Kind::Cut,
+        Kind::Restart,
+        Kind::Election,
+        Kind::Fault,
+        Kind::Fault,
+        Kind::Throttle,
+        Kind::Rename,
+        Kind::Move,
+        Kind::Move,
+        Kind::Kill,
+    ];
     let some: Vec<Kind> = kinds.into_iter().filter(|_| !dice.one_in(3)).collect();
     Trouble {
         kinds: if some.is_empty() { kinds.to_vec() } else { some },
@@ -193,14 +261,11 @@ fn fate(sent: Sent) -> std::result::Result<Fate, String> {
 /// Holds what the log has against what the producer said.
 fn judge(world: &World, sent: &[(String, u64, Fate)]) -> std::result::Result<(), String> {
     let mut judge = Judge::new();
-    // What was given up while it may be on its way can arrive at any time: it has no order. So each gets a key of its own.
-    let open: HashSet<u64> =
-        sent.iter().filter(|(.., fate)| *fate == Fate::Open).map(|(_, number, _)| *number).collect();
-    let alone = |number: u64| format!("open {number}").into_bytes();
     for (key, number, fate) in sent {
         match fate {
             Fate::Acked => judge.expect(key.as_bytes(), *number),
-            Fate::Open => judge.allow(&alone(*number), *number),
+            // It has its place too: a broker takes nothing that comes behind what was written after it.
+            Fate::Open => judge.allow(key.as_bytes(), *number),
             Fate::Refused => judge.forbid(key.as_bytes(), *number),
         }
     }
@@ -213,8 +278,7 @@ fn judge(world: &World, sent: &[(String, u64, Fate)]) -> std::result::Result<(),
                 let record = record.unwrap();
                 let value = std::str::from_utf8(record.value.unwrap()).unwrap();
                 let number = value.split(' ').next().unwrap().parse().unwrap();
-                let key = if open.contains(&number) { alone(number) } else { record.key.unwrap().to_vec() };
-                judge.see(TOPIC, partition, record.offset.0, &key, number);
+                judge.see(TOPIC, partition, record.offset.0, record.key.unwrap(), number);
                 numbers.push(number);
             }
             if tells_all() {
@@ -234,21 +298,21 @@ fn judge(world: &World, sent: &[(String, u64, Fate)]) -> std::result::Result<(),
 }
 
 /// One seed.
-fn simulate(seed: u64) -> std::result::Result<Outcome, String> {
+fn simulate(seed: u64, defect: Defect) -> std::result::Result<Outcome, String> {
     sim::run(seed, build, |world| async move {
         // Every wait inside is bounded by the client's own time-outs, so this is reached only by a stall.
-        match timeout(Duration::from_secs(3600), story(&world)).await {
+        match timeout(Duration::from_secs(3600), story(&world, defect)).await {
             Ok(outcome) => outcome,
             Err(_) => Err("it stalls".to_owned()),
         }
     })
 }
 
-async fn story(world: &World) -> std::result::Result<Outcome, String> {
+async fn story(world: &World, defect: Defect) -> std::result::Result<Outcome, String> {
     let client = connect(world).await;
     let config = settings(&world.dice);
     let (delivery, request) = (config.delivery_timeout, config.request_timeout);
-    let producer = Producer::new(&client, config).unwrap();
+    let producer = Producer::new(&client, spoilt(config, defect)).unwrap();
     let trouble = trouble(&world.dice);
     let mut sent: Vec<(String, u64, Fate)> = Vec::new();
     let numbers = Numbers::default();
@@ -263,9 +327,13 @@ async fn story(world: &World) -> std::result::Result<Outcome, String> {
                 biased;
                 written = writing => written,
                 () = trouble.make(world) => return Err("trouble ended".to_owned()),
+                () = spoil(world, defect) => return Err("the defect ended".to_owned()),
             }
         };
         trouble.end(world);
+        if defect == Defect::Patient {
+            world.network.set_down(1, true);
+        }
         let started = Instant::now();
         let flushed = timeout(delivery + request + MERCY, producer.flush()).await;
         let Ok(flushed) = flushed else {
@@ -275,8 +343,13 @@ async fn story(world: &World) -> std::result::Result<Outcome, String> {
         let mut failed = false;
         for (key, number, record) in written.into_iter().flatten() {
             let told = !matches!(record, Sent::Untold);
-            let fate = fate(record)?;
+            let mut fate = fate(record)?;
             failed |= told && fate != Fate::Acked;
+            match (defect, fate) {
+                (Defect::FalseAck, Fate::Refused | Fate::Open) => fate = Fate::Acked,
+                (Defect::FalseRefusal, Fate::Open) => fate = Fate::Refused,
+                _ => {}
+            }
             sent.push((key, number, fate));
         }
         if failed && flushed.is_ok() {
@@ -296,12 +369,31 @@ async fn story(world: &World) -> std::result::Result<Outcome, String> {
     if closed.is_err() {
         return Err(format!("close did not end within {:?}", closing.elapsed()));
     }
+    if defect == Defect::CutOff {
+        for partition in 0..PARTITIONS {
+            world.broker.with_broker(|broker| {
+                let (_, _, end) = broker.offsets(TOPIC, partition).unwrap();
+                broker.truncate(TOPIC, partition, end - 1);
+            });
+        }
+    }
     judge(world, &sent)?;
     world.network.note(sent.len());
     let acked = sent.iter().filter(|(.., fate)| *fate == Fate::Acked).count() as u64;
     let retries = producer.metrics().retries;
     let sent = sent.len() as u64;
     Ok(Outcome { sent, acked, failed: sent - acked, retries, trace: world.network.trace() })
+}
+
+/// Does what is wrong with this world while records are written.
+async fn spoil(world: &World, defect: Defect) {
+    if defect != Defect::Forgetful {
+        std::future::pending::<()>().await;
+    }
+    loop {
+        sleep(Duration::from_millis(100)).await;
+        world.broker.with_broker(milena_testkit::broker::Broker::forget_producers);
+    }
 }
 
 /// What a bounded wait may take longer: back-offs, and one attempt to connect.

@@ -68,7 +68,7 @@ async fn at_least_once_without_a_directory_goes_by_the_group() {
     stage.produce(0..RECORDS).await;
     let sink = || stage.sink(Delivery::AtLeastOnce).build().unwrap();
     let mut config = job_config(std::path::Path::new("unused"), 2, Duration::from_millis(50));
-    config.checkpoint.dir = None;
+    config.checkpoint.storage = None;
     let report =
         run(Job::from_source(stage.bounded()).to(sink()), config.clone(), JobControl::new()).await.unwrap();
     assert_eq!((report.records_out, report.committed_transactions), (RECORDS, 0));
@@ -148,7 +148,7 @@ async fn a_job_that_may_restart_goes_on_from_its_last_checkpoint() {
         })
         .to(stage.exactly_once());
     let mut config = job_config(dir.path(), 2, Duration::from_millis(20));
-    config.restart = Restart { attempts: 3, delay: Duration::from_millis(10) };
+    config.restart = Restart::FixedDelay { attempts: 3, delay: Duration::from_millis(10) };
     // A fresh start is meant for the run, not for its restarts.
     config.checkpoint.restore = Restore::Fresh;
     let report = run(job, config, JobControl::new()).await.unwrap();
@@ -216,7 +216,7 @@ async fn wrong_configurations_are_refused_before_anything_is_touched() {
     bad[0].parallelism = 0;
     bad[1].name.clear();
     bad[2].checkpoint.interval = Duration::ZERO;
-    bad[3].checkpoint.dir = None;
+    bad[3].checkpoint.storage = None;
     bad[4].checkpoint.interval = Duration::from_secs(60);
     for config in bad {
         let error =

@@ -67,6 +67,8 @@ struct State {
 
 #[derive(Debug)]
 struct Peer {
+    /// The node it is connected to, if that was said.
+    node: Option<i32>,
     answers: mpsc::Sender<Bytes>,
     task: Option<AbortHandle>,
 }
@@ -141,7 +143,7 @@ impl EmbeddedBroker {
                 match listener.accept().await {
                     Ok((stream, _)) => {
                         let _ = stream.set_nodelay(true);
-                        shared.admit(stream);
+                        shared.admit(stream, None);
                     }
                     Err(_) => tokio::time::sleep(BIND_PAUSE).await,
                 }
@@ -159,9 +161,30 @@ impl EmbeddedBroker {
     /// A new connection in memory. Dropping it closes the connection. Must be called within a tokio runtime.
     #[must_use]
     pub fn connect(&self) -> DuplexStream {
+        let first = self.with_broker(|broker| broker.config().node_id);
+        self.connect_to(first)
+    }
+
+    /// As [`connect`](Self::connect), to one of several nodes.
+    #[must_use]
+    pub fn connect_to(&self, node: i32) -> DuplexStream {
         let (client, server) = tokio::io::duplex(STREAM_BUFFER);
-        self.owner.shared.admit(server);
+        self.owner.shared.admit(server, Some(node));
         client
+    }
+
+    /// The connections of one node are dropped, as when its process dies.
+    pub fn drop_node(&self, node: i32) {
+        let mut state = self.owner.shared.lock();
+        let (gone, kept) =
+            std::mem::take(&mut state.peers).into_iter().partition(|(_, peer)| peer.node == Some(node));
+        state.peers = gone;
+        let gone: Vec<ConnectionId> = state.peers.keys().copied().collect();
+        state.drop_peers();
+        state.peers = kept;
+        for id in gone {
+            state.broker.disconnect(id);
+        }
     }
 
     /// Orders faults; see [`Faults`].
@@ -263,12 +286,15 @@ impl Shared {
         lock(&self.state)
     }
 
-    fn admit<S: AsyncRead + AsyncWrite + Send + 'static>(self: &Arc<Self>, stream: S) {
+    fn admit<S: AsyncRead + AsyncWrite + Send + 'static>(self: &Arc<Self>, stream: S, node: Option<i32>) {
         let (answers, outgoing) = mpsc::channel(MAX_UNREAD);
         let mut state = self.lock();
         let id = ConnectionId(state.next_connection);
         state.next_connection += 1;
-        state.peers.insert(id, Peer { answers, task: None });
+        state.peers.insert(id, Peer { answers, task: None, node });
+        if let Some(node) = node {
+            state.broker.attach(id, node);
+        }
         // The lock is held until the task is noted, so the task can't be gone before.
         let task = tokio::spawn(serve(Arc::clone(self), id, stream, outgoing)).abort_handle();
         if let Some(peer) = state.peers.get_mut(&id) {

@@ -6,8 +6,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use contract::{Args, Codec, Meter, Profile, Role, Shape, Usage, Values};
 use rskafka::chrono::{DateTime, Utc};
 use rskafka::client::ClientBuilder;
@@ -113,7 +114,9 @@ async fn produce(args: &Args, partitions: &[Arc<PartitionClient>]) -> Result<()>
 
 impl Writer<'_> {
     async fn write(&mut self, values: &mut Values, records: u64) -> Result<()> {
-        let now = Utc::now();
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+        let now =
+            DateTime::from_timestamp_millis(i64::try_from(since_epoch)?).context("a clock out of range")?;
         for _ in 0..records {
             let record = record(self.args, values.next_value(), now);
             let partition = self.partition;

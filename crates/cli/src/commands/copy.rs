@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use milena::{Client, Isolation};
+use milena_connector::checkpoint::Storage;
 use milena_connector::runtime::{CheckpointConfig, Job, JobConfig, JobControl, JobMetrics, JobReport};
 use milena_connector::schema::{Emit, OwnedKafkaRecord, RecordDeserializer, SinkRecord, serialize_with};
 use milena_connector::sink::{Delivery, KafkaSink};
@@ -61,7 +62,7 @@ pub(crate) async fn run(global: &Global, args: Copy) -> anyhow::Result<()> {
         parallelism: args.parallelism,
         checkpoint: CheckpointConfig {
             interval: args.checkpoint_interval,
-            dir: directory.clone(),
+            storage: directory.clone().map(Storage::from),
             ..CheckpointConfig::default()
         },
         stop_timeout: global.timeout,

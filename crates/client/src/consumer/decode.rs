@@ -2,13 +2,9 @@
 
 use std::thread::available_parallelism;
 
-use milena_protocol::compression::Compression;
-
 use super::part::PartitionRecords;
-use super::read::{Damage, RawPart, Reading};
+use super::read::{Damage, RawPart};
 use super::shared::Shared;
-
-type Checked = (PartitionRecords, Option<Damage>);
 
 /// Makes parts ready and hands them over, each partition's in order. Large compressed answers are worked on by several threads.
 pub(super) async fn deliver(shared: &Shared, parts: Vec<RawPart>) {
@@ -16,9 +12,11 @@ pub(super) async fn deliver(shared: &Shared, parts: Vec<RawPart>) {
         return;
     }
     let reading = shared.reading();
-    let compressed: usize = parts.iter().map(RawPart::compressed_bytes).sum();
+    let parts: Vec<Checked> = parts.into_iter().map(|part| part.check(reading)).collect();
+    let compressed: usize = parts.iter().map(|(part, _)| compressed_bytes(part)).sum();
     if compressed < WORTH_A_THREAD {
-        shared.deliver(parts.into_iter().map(|part| decode(part, reading)).collect());
+        parts.iter().for_each(|(part, _)| decompress(part));
+        shared.deliver(parts);
         return;
     }
     let threads = available_parallelism().map_or(1, usize::from).clamp(1, MAX_THREADS);
@@ -26,7 +24,7 @@ pub(super) async fn deliver(shared: &Shared, parts: Vec<RawPart>) {
     let mut shares = Vec::new();
     let (mut group, mut bytes) = (Vec::new(), 0);
     for part in parts {
-        bytes += part.compressed_bytes();
+        bytes += compressed_bytes(&part.0);
         group.push(part);
         if bytes >= share {
             shares.push(std::mem::take(&mut group));
@@ -35,8 +33,9 @@ pub(super) async fn deliver(shared: &Shared, parts: Vec<RawPart>) {
     }
     shares.push(group);
     let work = shares.into_iter().filter(|group| !group.is_empty()).map(|group| {
-        tokio::task::spawn_blocking(move || -> Vec<Checked> {
-            group.into_iter().map(|part| decode(part, reading)).collect()
+        tokio::task::spawn_blocking(move || {
+            group.iter().for_each(|(part, _)| decompress(part));
+            group
         })
     });
     // All are started before the first is waited for.
@@ -49,6 +48,12 @@ pub(super) async fn deliver(shared: &Shared, parts: Vec<RawPart>) {
     }
 }
 
+type Checked = (PartitionRecords, Option<Damage>);
+
+fn compressed_bytes(part: &PartitionRecords) -> usize {
+    part.shown.packed().iter().map(|packed| packed.batch().len_bytes()).sum()
+}
+
 /// Less than this is decompressed faster than a thread is woken.
 const WORTH_A_THREAD: usize = 32 * 1024;
 
@@ -58,21 +63,16 @@ const MAX_THREADS: usize = 4;
 /// How much an answer may grow by decompression before the application takes it; what is beyond is decompressed as it is looked at.
 const MAX_AHEAD: usize = 16;
 
-fn decode(part: RawPart, reading: Reading) -> Checked {
-    let room = part.compressed_bytes() * MAX_AHEAD;
-    let (part, damage) = part.check(reading);
+fn decompress(part: &PartitionRecords) {
+    let room = compressed_bytes(part) * MAX_AHEAD;
     let mut ahead = 0;
-    for body in &part.bodies {
-        if body.batch.compression() == Compression::None {
-            continue;
-        }
+    for packed in part.shown.packed() {
         if ahead > room {
             break;
         }
         // What cannot be decompressed is told when it is looked at.
-        if let Ok(records) = body.records() {
+        if let Ok(records) = packed.records() {
             ahead += records.buffer().len();
         }
     }
-    (part, damage)
 }

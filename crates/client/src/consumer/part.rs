@@ -1,10 +1,12 @@
 //! The records of one partition that one answer brought.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
+use bytes::Bytes;
 use milena_core::fetch::{Position, Ticket};
 use milena_protocol::error::ProtocolError;
-use milena_protocol::records::{Record, RecordBatch, RecordIter, Records};
+use milena_protocol::records::{BatchRef, Record, RecordBatch, RecordIter, Records};
 use milena_protocol::types::{LeaderEpoch, Offset, TopicPartition};
 
 use crate::error::{Error, Result};
@@ -25,20 +27,36 @@ pub struct PartitionRecords {
     pub(super) high_watermark: Option<Offset>,
     pub(super) last_stable: Option<Offset>,
     pub(super) log_start: Option<Offset>,
-    pub(super) bodies: Vec<Body>,
+    pub(super) shown: Shown,
 }
 
-/// A batch whose records may be seen.
+/// The batches whose records may be seen. A batch that is not compressed is nothing but its place: one reference to the answer's buffer is
+/// enough for all of them, and their heads are read again when their records are.
 #[derive(Debug)]
-pub(super) struct Body {
-    pub(super) batch: RecordBatch,
-    /// Decompressed, or not yet.
-    pub(super) records: OnceLock<Records>,
+pub(super) struct Shown {
+    /// What came of the partition.
+    pub(super) bytes: Bytes,
+    /// The first run of batches, end to end.
+    first: Range<usize>,
+    /// Further ones, where something lies between that may not be seen.
+    more: Vec<Range<usize>>,
+    batches: usize,
+    /// The compressed ones among them, in their order.
+    packed: Vec<Packed>,
 }
 
-impl Body {
-    pub(super) fn new(batch: RecordBatch) -> Self {
-        Self { batch, records: OnceLock::new() }
+/// A compressed batch.
+#[derive(Debug)]
+pub(super) struct Packed {
+    at: usize,
+    batch: RecordBatch,
+    /// Decompressed, or not yet.
+    records: OnceLock<Records>,
+}
+
+impl Packed {
+    pub(super) fn batch(&self) -> &RecordBatch {
+        &self.batch
     }
 
     pub(super) fn records(&self) -> std::result::Result<&Records, ProtocolError> {
@@ -48,6 +66,127 @@ impl Body {
         let records = self.batch.records()?;
         Ok(self.records.get_or_init(|| records))
     }
+}
+
+impl Shown {
+    pub(super) fn new(bytes: Bytes) -> Self {
+        Self { bytes, first: 0..0, more: Vec::new(), batches: 0, packed: Vec::new() }
+    }
+
+    /// Adds the batch at this place, behind those before.
+    pub(super) fn push(&mut self, place: Range<usize>) {
+        self.batches += 1;
+        let last = self.more.last_mut().unwrap_or(&mut self.first);
+        if last.end == place.start {
+            last.end = place.end;
+        } else if last.start == last.end {
+            *last = place;
+        } else {
+            self.more.push(place);
+        }
+    }
+
+    /// Keeps a compressed batch that was pushed. `check_crcs`: of messages inside of it.
+    pub(super) fn push_packed(&mut self, at: usize, batch: &BatchRef<'_>, check_crcs: bool) {
+        let mut batch = batch.share(&self.bytes);
+        if !check_crcs {
+            batch.skip_inner_crcs();
+        }
+        self.packed.push(Packed { at, batch, records: OnceLock::new() });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.batches == 0
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.batches
+    }
+
+    pub(super) fn packed(&self) -> &[Packed] {
+        &self.packed
+    }
+
+    /// Where the first batch lies.
+    pub(super) fn begin(&self) -> Place {
+        Place { run: 0, at: self.first.start, packed: 0 }
+    }
+
+    fn run(&self, run: usize) -> Option<&Range<usize>> {
+        match run.checked_sub(1) {
+            None => Some(&self.first),
+            Some(more) => self.more.get(more),
+        }
+    }
+
+    /// The batch at a place, which then is that of the next one; `None` at the end.
+    #[inline]
+    pub(super) fn step(&self, place: &mut Place) -> std::result::Result<Option<Batch<'_>>, ProtocolError> {
+        loop {
+            let Some(run) = self.run(place.run) else { return Ok(None) };
+            if place.at < run.end {
+                let run_end = run.end;
+                let mut rest = self.bytes.get(place.at..run_end).unwrap_or_default();
+                let head = BatchRef::parse(&mut rest)?;
+                let Some(head) = head else { return Ok(None) };
+                let at = place.at;
+                place.at = run_end - rest.len();
+                if let Some(records) = head.plain_records() {
+                    return Ok(Some(Batch { head, records: Content::Plain(records) }));
+                }
+                let packed = self.packed.get(place.packed).filter(|packed| packed.at == at);
+                place.packed += 1;
+                return Ok(packed.map(|packed| Batch { head, records: Content::Packed(packed) }));
+            }
+            place.run += 1;
+            match self.run(place.run) {
+                Some(next) => place.at = next.start,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Forgets what is before a place.
+    pub(super) fn forget_before(&mut self, place: Place) {
+        let batches = self.after(place);
+        let mut first = self.run(place.run).cloned().unwrap_or(0..0);
+        first.start = place.at.min(first.end);
+        self.more.drain(..place.run.min(self.more.len()));
+        self.packed.drain(..place.packed.min(self.packed.len()));
+        self.first = first;
+        self.batches = batches;
+    }
+
+    /// How many batches lie behind a place.
+    fn after(&self, mut place: Place) -> usize {
+        let mut count = 0;
+        while let Ok(Some(_)) = self.step(&mut place) {
+            count += 1;
+        }
+        count
+    }
+}
+
+/// Where in the batches of a part somebody stands.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Place {
+    run: usize,
+    at: usize,
+    packed: usize,
+}
+
+/// A batch of a part.
+#[derive(Debug)]
+pub(super) struct Batch<'a> {
+    pub(super) head: BatchRef<'a>,
+    pub(super) records: Content<'a>,
+}
+
+/// Its records.
+#[derive(Debug)]
+pub(super) enum Content<'a> {
+    Plain(RecordIter<'a>),
+    Packed(&'a Packed),
 }
 
 impl PartitionRecords {
@@ -94,10 +233,11 @@ impl PartitionRecords {
         Some(u64::try_from(end - self.next.offset).unwrap_or(0))
     }
 
-    /// The batches, in offset order. The first may hold records before the ones that were asked for; [`PartitionRecords::iter`]
-    /// leaves them out.
-    pub fn batches(&self) -> impl Iterator<Item = &RecordBatch> {
-        self.bodies.iter().map(|body| &body.batch)
+    /// The batches, in offset order, as they lie in the log. The first may hold records before the ones that were asked for;
+    /// [`PartitionRecords::iter`] leaves them out.
+    pub fn batches(&self) -> impl Iterator<Item = BatchRef<'_>> {
+        let mut place = self.shown.begin();
+        std::iter::from_fn(move || Some(self.shown.step(&mut place).ok()??.head))
     }
 
     /// The records, borrowed, in offset order. After an error there are no more.
@@ -106,7 +246,7 @@ impl PartitionRecords {
     /// [`Consumer::seek`](super::Consumer::seek) is needed to read them again.
     #[must_use]
     pub fn iter(&self) -> PartitionIter<'_> {
-        PartitionIter { part: self, bodies: self.bodies.iter(), records: None, before: true }
+        PartitionIter { part: self, place: Some(self.shown.begin()), records: None, before: true }
     }
 
     pub(super) fn unreadable(&self, error: ProtocolError) -> Error {
@@ -127,7 +267,8 @@ impl<'a> IntoIterator for &'a PartitionRecords {
 #[derive(Clone, Debug)]
 pub struct PartitionIter<'a> {
     part: &'a PartitionRecords,
-    bodies: std::slice::Iter<'a, Body>,
+    /// The next batch; `None` after an error.
+    place: Option<Place>,
     records: Option<RecordIter<'a>>,
     /// Whether records may still lie before the first offset that was asked for.
     before: bool,
@@ -142,27 +283,42 @@ impl<'a> Iterator for PartitionIter<'a> {
             if let Some(records) = &mut self.records {
                 match records.next() {
                     Some(Ok(record)) => {
-                        if self.before && record.offset < self.part.from {
-                            continue;
+                        if self.before {
+                            if record.offset < self.part.from {
+                                continue;
+                            }
+                            self.before = false;
                         }
                         return Some(Ok(record));
                     }
                     Some(Err(error)) => return Some(Err(self.fail(error))),
-                    None => self.before = false,
+                    None => {}
                 }
             }
-            match self.bodies.next()?.records() {
-                Ok(records) => self.records = Some(records.iter()),
+            match self.next_batch()? {
+                Ok(records) => self.records = Some(records),
                 Err(error) => return Some(Err(self.fail(error))),
             }
         }
     }
 }
 
-impl PartitionIter<'_> {
+impl<'a> PartitionIter<'a> {
+    #[inline]
+    fn next_batch(&mut self) -> Option<std::result::Result<RecordIter<'a>, ProtocolError>> {
+        let batch = match self.part.shown.step(self.place.as_mut()?) {
+            Ok(batch) => batch?,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(match batch.records {
+            Content::Plain(records) => Ok(records),
+            Content::Packed(packed) => packed.records().map(Records::iter),
+        })
+    }
+
     #[cold]
     fn fail(&mut self, error: ProtocolError) -> Error {
-        self.bodies = [].iter();
+        self.place = None;
         self.records = None;
         self.part.unreadable(error)
     }

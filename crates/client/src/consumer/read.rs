@@ -1,18 +1,21 @@
 //! A Fetch answer, part by part: held against what was asked, cut into batches, and made ready for the application.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use milena_core::fetch::{
     Asked, BatchHead, Cursors, Expected, Mismatch, Outcome, PartitionAnswer, Position, ReadTo, Ticket,
     Verdict, VisibleFilter,
 };
 use milena_protocol::compression::Compression;
-use milena_protocol::fetch::{FetchView, Partition};
-use milena_protocol::records::{RecordBatch, batches};
+use milena_protocol::error::Result as Parsed;
+use milena_protocol::fetch::FetchView;
+use milena_protocol::records::{BatchExtent, BatchRef};
 use milena_protocol::types::{BrokerId, Isolation, LeaderEpoch, Offset, ProducerId, TopicPartition};
 
-use super::part::{Body, PartitionRecords};
+use super::part::{PartitionRecords, Shown};
 
 /// What came of a partition, not yet looked at closely.
 #[derive(Debug)]
@@ -24,7 +27,8 @@ pub(super) struct RawPart {
     high_watermark: Option<Offset>,
     last_stable: Option<Offset>,
     log_start: Option<Offset>,
-    batches: Vec<RecordBatch>,
+    /// What is news, to the end of the last whole batch.
+    news: Bytes,
     aborted: Vec<(ProducerId, Offset)>,
 }
 
@@ -74,8 +78,11 @@ pub(super) fn handle(
     }
     handled.parts.reserve(news.len());
     for (ticket, asked, partition) in news {
-        let mut batches = Vec::new();
-        let read = cut(&mut batches, &partition, &asked, reading);
+        let (read, place) = match cut(partition.record_bytes(), &asked) {
+            Ok(Some((read, place))) => (Ok(Some(read)), place),
+            Ok(None) => (Ok(None), 0..0),
+            Err(wrong) => (Err(wrong), 0..0),
+        };
         let answer = PartitionAnswer {
             code: partition.error_code(),
             high_watermark: partition.high_watermark(),
@@ -105,7 +112,7 @@ pub(super) fn handle(
             high_watermark: answer.high_watermark,
             last_stable: answer.last_stable_offset,
             log_start: answer.log_start,
-            batches,
+            news: partition.records().slice(place),
             aborted,
         });
     }
@@ -113,50 +120,46 @@ pub(super) fn handle(
     Ok(handled)
 }
 
-/// Cuts the bytes into batches, up to the first whose head is wrong. That one is an error only when nothing is before it: what came well
-/// is delivered, and the next fetch begins at the wrong one.
-fn cut(
-    good: &mut Vec<RecordBatch>,
-    partition: &Partition<'_>,
-    asked: &Asked,
-    reading: Reading,
-) -> Result<Option<ReadTo>, Arc<str>> {
-    let records = partition.records();
+/// Finds the batches that are news, up to the first that does not follow; and where reading goes on behind them. A wrong one is an error
+/// only when nothing is before it: what came well is delivered, and the next fetch begins at the wrong one.
+///
+/// This much has to be known for the next request. The rest of the heads, and the checksums, are looked at when that is on its way.
+fn cut(records: &[u8], asked: &Asked) -> Result<Option<(ReadTo, Range<usize>)>, Arc<str>> {
     let bytes = records.len();
     if bytes == 0 {
         return Ok(None);
     }
-    let mut end: Option<Offset> = None;
+    let mut at = 0;
+    let mut from = None;
+    let mut last: Option<BatchExtent> = None;
     let mut epoch: Option<LeaderEpoch> = None;
-    for batch in batches(records) {
-        let wrong: Arc<str> = match batch {
-            Ok(batch) if end.is_some_and(|end| batch.base_offset() <= end) => {
-                let (base, end) = (batch.base_offset(), end.unwrap_or_default());
+    while let Some(batch) = BatchExtent::read(records.get(at..).unwrap_or_default()).transpose() {
+        let wrong: Arc<str> = match (batch, last) {
+            (Ok(batch), Some(last)) if batch.base_offset <= last.last_offset => {
+                let (base, end) = (batch.base_offset, last.last_offset);
                 Arc::from(format!("a batch begins at offset {base}, after one that ends at {end}"))
             }
-            Ok(mut batch) => {
-                end = Some(batch.last_offset());
+            (Ok(batch), _) => {
                 // A broker may start a little early; what lies before the position is not news.
-                if batch.last_offset() >= asked.offset {
-                    epoch = batch.leader_epoch().or(epoch);
-                    if !reading.check_crcs {
-                        batch.skip_inner_crcs();
-                    }
-                    good.push(batch);
+                if batch.last_offset >= asked.offset {
+                    epoch = batch.leader_epoch.or(epoch);
+                    from.get_or_insert(at);
                 }
+                at += batch.bytes;
+                last = Some(batch);
                 continue;
             }
-            Err(error) => Arc::from(error.to_string()),
+            (Err(error), _) => Arc::from(error.to_string()),
         };
-        if good.is_empty() {
+        if from.is_none() {
             return Err(wrong);
         }
         break;
     }
-    match (good.last(), end) {
-        (Some(last), _) => Ok(Some(ReadTo { next: last.next_offset(), epoch, bytes })),
+    match (from, last) {
+        (Some(from), Some(last)) => Ok(Some((ReadTo { next: last.last_offset + 1, epoch, bytes }, from..at))),
         (None, Some(_)) => Err(Arc::from(format!("only batches before offset {} came", asked.offset))),
-        (None, None) => {
+        (_, None) => {
             Err(Arc::from(format!("{bytes} bytes came, less than one batch; raise partition_max_bytes")))
         }
     }
@@ -170,32 +173,31 @@ pub(super) struct Damage {
 }
 
 impl RawPart {
-    /// How many bytes of it are compressed.
-    pub(super) fn compressed_bytes(&self) -> usize {
-        let compressed = self.batches.iter().filter(|batch| batch.compression() != Compression::None);
-        compressed.map(RecordBatch::len_bytes).sum()
-    }
-
     /// Verifies checksums and leaves out what the application may not see. What is behind a damage is left out as well.
     pub(super) fn check(self, reading: Reading) -> (PartitionRecords, Option<Damage>) {
         let mut filter = VisibleFilter::new(self.asked.offset, reading.isolation, &self.aborted);
+        let start = Position { offset: self.asked.offset, epoch: self.asked.last_epoch };
         let mut next = Position { offset: self.to.next, epoch: self.to.epoch };
         let mut damage = None;
-        let mut bodies = Vec::with_capacity(self.batches.len());
-        let mut before = Position { offset: self.asked.offset, epoch: self.asked.last_epoch };
-        for batch in self.batches {
-            let verdict = if reading.check_crcs { batch.verify_crc() } else { Ok(()) };
-            let verdict = verdict.and_then(|()| BatchHead::of(&batch)).map(|head| filter.handle_batch(&head));
-            match verdict {
-                Ok(verdict) => {
+        let mut shown = Shown::new(self.news);
+        let news = shown.bytes.clone();
+        let (mut rest, mut before) = (&*news, start);
+        loop {
+            let at = news.len() - rest.len();
+            match judge(&mut rest, &mut filter, reading) {
+                Ok(Some((batch, verdict))) => {
                     before = Position {
                         offset: batch.next_offset(),
                         epoch: batch.leader_epoch().or(before.epoch),
                     };
                     if verdict == Verdict::Show {
-                        bodies.push(Body::new(batch));
+                        shown.push(at..news.len() - rest.len());
+                        if batch.compression() != Compression::None {
+                            shown.push_packed(at, &batch, reading.check_crcs);
+                        }
                     }
                 }
+                Ok(None) => break,
                 Err(error) => {
                     next = before;
                     damage =
@@ -208,16 +210,31 @@ impl RawPart {
             ticket: self.ticket,
             tp: self.tp,
             from: self.asked.offset,
-            start: Position { offset: self.asked.offset, epoch: self.asked.last_epoch },
+            start,
             next,
             bytes: self.to.bytes,
             high_watermark: self.high_watermark,
             last_stable: self.last_stable,
             log_start: self.log_start,
-            bodies,
+            shown,
         };
         (part, damage)
     }
+}
+
+/// Whether the next batch may be seen.
+#[inline]
+fn judge<'a>(
+    rest: &mut &'a [u8],
+    filter: &mut VisibleFilter,
+    reading: Reading,
+) -> Parsed<Option<(BatchRef<'a>, Verdict)>> {
+    let Some(batch) = BatchRef::parse(rest)? else { return Ok(None) };
+    if reading.check_crcs {
+        batch.verify_crc()?;
+    }
+    let verdict = filter.handle_batch(&BatchHead::of(&batch)?);
+    Ok(Some((batch, verdict)))
 }
 
 /// Milliseconds since 1970, so long ago.

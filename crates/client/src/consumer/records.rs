@@ -8,14 +8,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures_util::Stream;
 use milena_core::fetch::{Position, Ticket};
 use milena_protocol::error::ProtocolError;
-use milena_protocol::records::{Headers, Record, RecordMark, Records};
+use milena_protocol::records::{Headers, Record, RecordMark};
 use milena_protocol::types::{LeaderEpoch, Offset, TopicPartition};
 
 use super::Consumer;
-use super::part::PartitionRecords;
+use super::part::{Content, PartitionRecords, Place};
 use crate::error::Result;
 
 /// How many records are found at a time.
@@ -60,11 +61,13 @@ struct Found {
     value: Span,
     headers: Span,
     header_count: u32,
+    /// -1 for none.
+    leader_epoch: i32,
 }
 
 impl Found {
     #[inline]
-    fn of(buffer: &[u8], record: &Record<'_>) -> Self {
+    fn of(buffer: &[u8], record: &Record<'_>, leader_epoch: i32) -> Self {
         let (encoded, header_count) = record.headers.encoded();
         Self {
             offset: record.offset,
@@ -73,7 +76,13 @@ impl Found {
             value: Span::of(buffer, record.value),
             headers: if header_count == 0 { Span { at: 0, len: 0 } } else { Span::of(buffer, Some(encoded)) },
             header_count,
+            leader_epoch,
         }
+    }
+
+    #[inline]
+    fn leader_epoch(&self) -> Option<LeaderEpoch> {
+        (self.leader_epoch >= 0).then_some(LeaderEpoch(self.leader_epoch))
     }
 
     #[inline]
@@ -96,12 +105,11 @@ impl Found {
     }
 }
 
-/// A batch that records are taken from.
+/// What records borrow from: what came of a partition, or one decompressed batch of it.
 #[derive(Debug)]
 struct Source {
     tp: TopicPartition,
-    leader_epoch: Option<LeaderEpoch>,
-    records: Records,
+    buffer: Bytes,
 }
 
 /// A record that lives as long as it is kept, and keeps the answer (or the decompressed batch) it came with in memory: 64 bytes and a
@@ -134,45 +142,45 @@ impl ConsumerRecord {
     /// The epoch of the leader that appended it, if known.
     #[must_use]
     pub fn leader_epoch(&self) -> Option<LeaderEpoch> {
-        self.source.leader_epoch
+        self.found.leader_epoch()
     }
 
     /// The key; `None` is null.
     #[inline]
     #[must_use]
     pub fn key(&self) -> Option<&[u8]> {
-        self.found.key.get(self.source.records.buffer())
+        self.found.key.get(&self.source.buffer)
     }
 
     /// The value; `None` is null.
     #[inline]
     #[must_use]
     pub fn value(&self) -> Option<&[u8]> {
-        self.found.value.get(self.source.records.buffer())
+        self.found.value.get(&self.source.buffer)
     }
 
     /// The key as a slice of the shared buffer.
     #[must_use]
-    pub fn key_bytes(&self) -> Option<bytes::Bytes> {
-        self.key().map(|key| self.source.records.buffer().slice_ref(key))
+    pub fn key_bytes(&self) -> Option<Bytes> {
+        self.key().map(|key| self.source.buffer.slice_ref(key))
     }
 
     /// The value as a slice of the shared buffer.
     #[must_use]
-    pub fn value_bytes(&self) -> Option<bytes::Bytes> {
-        self.value().map(|value| self.source.records.buffer().slice_ref(value))
+    pub fn value_bytes(&self) -> Option<Bytes> {
+        self.value().map(|value| self.source.buffer.slice_ref(value))
     }
 
     /// The headers in their order.
     #[must_use]
     pub fn headers(&self) -> Headers<'_> {
-        self.found.headers(self.source.records.buffer())
+        self.found.headers(&self.source.buffer)
     }
 
     /// All of it, borrowed.
     #[must_use]
     pub fn as_record(&self) -> Record<'_> {
-        self.found.record(self.source.records.buffer())
+        self.found.record(&self.source.buffer)
     }
 }
 
@@ -189,10 +197,15 @@ pub struct RecordRef<'a> {
 #[derive(Debug)]
 pub(super) struct RecordReader {
     part: Option<PartitionRecords>,
-    /// The next batch of the part.
-    next_body: usize,
+    /// The batch that records are found in, and the next one.
+    batch: Option<(Place, RecordMark)>,
+    next: Place,
+    /// The batch of the first record of the chunk.
+    since: Place,
+    /// What the records of the chunk borrow from.
     source: Option<Arc<Source>>,
-    mark: Option<RecordMark>,
+    /// Whether that is the part itself.
+    plain: bool,
     chunk: Vec<Found>,
     /// The next record of the chunk.
     at: usize,
@@ -212,9 +225,11 @@ impl RecordReader {
     pub(super) fn new() -> Self {
         Self {
             part: None,
-            next_body: 0,
+            batch: None,
+            next: Place::default(),
+            since: Place::default(),
             source: None,
-            mark: None,
+            plain: false,
             chunk: Vec::with_capacity(CHUNK),
             at: 0,
             position: None,
@@ -224,12 +239,13 @@ impl RecordReader {
     /// Begins a part. What is left of the one before is gone.
     pub(super) fn load(&mut self, part: PartitionRecords) {
         self.clear();
+        (self.next, self.since) = (part.shown.begin(), part.shown.begin());
         self.part = Some(part);
     }
 
     pub(super) fn clear(&mut self) {
-        (self.part, self.source, self.mark, self.position) = (None, None, None, None);
-        (self.next_body, self.at) = (0, 0);
+        (self.part, self.source, self.batch, self.position) = (None, None, None, None);
+        self.at = 0;
         self.chunk.clear();
     }
 
@@ -237,10 +253,7 @@ impl RecordReader {
     pub(super) fn standing(&self) -> Option<(&PartitionRecords, Position)> {
         let part = self.part.as_ref()?;
         let at = match self.at.checked_sub(1).and_then(|last| self.chunk.get(last)) {
-            Some(last) => Some(Position {
-                offset: last.offset + 1,
-                epoch: self.source.as_ref().and_then(|source| source.leader_epoch),
-            }),
+            Some(last) => Some(Position { offset: last.offset + 1, epoch: last.leader_epoch() }),
             None => self.position,
         };
         Some((part, at.unwrap_or(part.start)))
@@ -249,13 +262,13 @@ impl RecordReader {
     /// What is left of the part, for somebody who takes whole parts.
     pub(super) fn rest(&mut self) -> Option<PartitionRecords> {
         let (_, position) = self.standing()?;
-        // The batch in hand is looked at again, from the position on.
-        let keep = if self.source.is_some() { self.next_body.saturating_sub(1) } else { self.next_body };
         let mut part = self.part.take()?;
-        part.bodies.drain(..keep.min(part.bodies.len()));
+        // The batch in hand is looked at again, from the position on.
+        part.shown.forget_before(self.since);
         part.from = part.from.max(position.offset);
+        let more = part.next.offset > position.offset && !part.shown.is_empty();
         self.clear();
-        (!part.bodies.is_empty()).then_some(part)
+        more.then_some(part)
     }
 
     /// The place of the next record, if one is at hand.
@@ -283,7 +296,7 @@ impl RecordReader {
     pub(super) fn borrowed(&mut self) -> Option<RecordRef<'_>> {
         let at = self.step()?;
         let (source, found) = (self.source.as_ref()?, self.chunk.get(at)?);
-        Some(RecordRef { tp: &source.tp, record: found.record(source.records.buffer()) })
+        Some(RecordRef { tp: &source.tp, record: found.record(&source.buffer) })
     }
 
     /// Finds the next records of the part. `Err`: it has no more, and what it left.
@@ -295,62 +308,66 @@ impl RecordReader {
         }
         self.chunk.clear();
         self.at = 0;
-        loop {
-            let Some(part) = &self.part else { return Err(None) };
-            if let (Some(source), Some(mark)) = (&self.source, &mut self.mark) {
-                let buffer = source.records.buffer();
-                let mut records = source.records.iter_from(mark);
-                let mut broken = None;
-                for record in records.by_ref() {
-                    match record {
-                        Ok(record) if record.offset < part.from => {}
-                        Ok(record) => {
-                            self.chunk.push(Found::of(buffer, &record));
-                            if self.chunk.len() == CHUNK {
-                                break;
-                            }
-                        }
-                        Err(error) => {
-                            broken = Some(error);
-                            break;
-                        }
-                    }
+        match self.find() {
+            Ok(()) if self.chunk.is_empty() => Err(self.end(None)),
+            Ok(()) => Ok(()),
+            Err(error) if self.chunk.is_empty() => Err(self.end(Some(error))),
+            Err(_) => {
+                // What was found before is given first; the next refill meets the error again, with nothing before it.
+                if let (Some(part), Some(last)) = (&mut self.part, self.chunk.last()) {
+                    part.from = last.offset + 1;
                 }
-                *mark = records.mark();
-                if !self.chunk.is_empty() && broken.is_none() {
-                    return Ok(());
-                }
-                if let Some(error) = broken {
-                    return self.break_off(error);
-                }
-            }
-            let Some(body) = part.bodies.get(self.next_body) else { return Err(self.end(None)) };
-            self.next_body += 1;
-            match body.records() {
-                Ok(records) => {
-                    self.mark = Some(records.iter().mark());
-                    self.source = Some(Arc::new(Source {
-                        tp: part.tp.clone(),
-                        leader_epoch: body.batch.leader_epoch(),
-                        records: records.clone(),
-                    }));
-                }
-                Err(error) => return Err(self.end(Some(error))),
+                Ok(())
             }
         }
     }
 
-    /// A batch is broken in the middle: what was found before is given, then it ends.
-    fn break_off(&mut self, error: ProtocolError) -> std::result::Result<(), Option<Ended>> {
-        if self.chunk.is_empty() {
-            return Err(self.end(Some(error)));
-        }
-        // The next refill meets it again, with nothing before it.
-        if let Some(part) = &mut self.part
-            && let Some(last) = self.chunk.last()
-        {
-            part.from = last.offset + 1;
-            self.mark = self.source.as_ref().map(|source| source.records.iter().mark());
+    /// Fills the chunk, from one batch or from several that lie in the same buffer.
+    fn find(&mut self) -> std::result::Result<(), ProtocolError> {
+        let Some(part) = &self.part else { return Ok(()) };
+        self.since = self.batch.as_ref().map_or(self.next, |(place, _)| *place);
+        while self.chunk.len() < CHUNK {
+            let (place, mark) = match self.batch.take() {
+                Some((place, mark)) => (place, Some(mark)),
+                None => (self.next, None),
+            };
+            let mut next = place;
+            let Some(batch) = part.shown.step(&mut next)? else { break };
+            let plain = matches!(batch.records, Content::Plain(_));
+            if !(self.chunk.is_empty() || plain && self.plain) {
+                break;
+            }
+            let (records, buffer) = match batch.records {
+                Content::Plain(records) => (records, &part.shown.bytes),
+                Content::Packed(packed) => {
+                    let records = packed.records()?;
+                    (records.iter(), records.buffer())
+                }
+            };
+            if self.source.as_ref().is_none_or(|source| source.buffer.as_ptr() != buffer.as_ptr()) {
+                self.source = Some(Arc::new(Source { tp: part.tp.clone(), buffer: buffer.clone() }));
+            }
+            self.plain = plain;
+            let epoch = batch.head.leader_epoch().map_or(-1, |epoch| epoch.0);
+            let mut records = match &mark {
+                Some(mark) => records.resume(mark),
+                None => records,
+            };
+            while self.chunk.len() < CHUNK {
+                match records.next().transpose() {
+                    Ok(Some(record)) if record.offset < part.from => {}
+                    Ok(Some(record)) => self.chunk.push(Found::of(buffer, &record, epoch)),
+                    Ok(None) => break,
+                    Err(error) => {
+                        self.next = place;
+                        return Err(error);
+                    }
+                }
+            }
+            self.next = next;
+            if self.chunk.len() == CHUNK {
+                self.batch = Some((place, records.mark()));
+            }
         }
         Ok(())
     }

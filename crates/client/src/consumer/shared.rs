@@ -83,7 +83,7 @@ impl Shared {
             let ticket = part.ticket;
             state.cursors.on_delivered(ticket);
             if state.cursors.is_current(ticket) {
-                batches += part.bodies.len();
+                batches += part.shown.len();
                 state.inbox.push_back(part);
             } else {
                 stale += 1;
@@ -156,9 +156,9 @@ fn take(state: &mut State, whole: bool) -> Option<Result<PartitionRecords>> {
         if !state.cursors.is_current(part.ticket) {
             continue;
         }
-        let position = if whole || part.bodies.is_empty() { part.next } else { part.start };
+        let position = if whole || part.shown.is_empty() { part.next } else { part.start };
         state.cursors.on_taken(part.ticket, part.bytes, position);
-        if !part.bodies.is_empty() {
+        if !part.shown.is_empty() {
             return Some(Ok(part));
         }
     }

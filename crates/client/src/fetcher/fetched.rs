@@ -53,7 +53,7 @@ impl Fetched {
     /// Where to go on: after the last batch, visible or not, or where this fetch began if nothing came.
     #[must_use]
     pub fn next_offset(&self) -> Offset {
-        self.batches.last().map_or(self.requested, RecordBatch::next_offset).max(self.requested)
+        self.batches.last().map_or(self.requested, |batch| batch.next_offset()).max(self.requested)
     }
 
     /// The bytes of all batches.
@@ -129,7 +129,7 @@ impl<'a> Iterator for VisibleBatches<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let batch = self.batches.next()?;
-            let head = match BatchHead::of(batch) {
+            let head = match BatchHead::of(&batch.borrowed()) {
                 Ok(head) => head,
                 Err(error) => return Some(Err(self.fetched.unreadable(error))),
             };

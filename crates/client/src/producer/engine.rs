@@ -12,26 +12,23 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use milena_core::partition::{self, Standing};
-use milena_core::produce::accumulator::{Entry, Opening, Supply};
-use milena_core::produce::{Failure, Identity, Limits, Refused, Settled};
+use milena_core::produce::{Failure, Identity, Limits, Settled};
 use milena_protocol::error_code::ErrorCode;
-use milena_protocol::records::{BatchOptions, Header, TimestampType};
+use milena_protocol::records::{BatchOptions, TimestampType};
 use milena_protocol::types::{BrokerId, Offset, PartitionId, TopicPartition};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use super::budget::{Budget, Buffers};
-use super::config::{Partitioner, Partitioning, ProducerConfig};
+use super::config::ProducerConfig;
 use super::lane::{self, LaneQueue};
 use super::metrics::Counts;
-use super::record::ProducerRecord;
 use super::router::RouterQueue;
-use super::slot::{Clock, Slot, SlotState, TopicSlots, Topics, now_ms};
-use super::ticket::{BatchState, Delivered, FlushSet, Tickets};
+use super::slot::{Slot, SlotState, Topics};
+use super::ticket::{BatchState, Delivered, FlushSet};
 use super::timer::{CLOCK_AGE, Timers};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
@@ -58,30 +55,20 @@ pub(crate) struct Engine {
     pub(crate) compressors: Semaphore,
     limits: Limits,
     /// How large a record may be.
-    max_record: usize,
+    pub(super) max_record: usize,
     /// Set once, when the brokers turn out not to know producer ids.
     without_idempotence: AtomicBool,
-    gate: AtomicU8,
+    /// [`OPEN`], [`CLOSED`] or [`FATAL`].
+    pub(super) gate: AtomicU8,
     lanes: Mutex<HashMap<BrokerId, Arc<LaneQueue>>>,
     identity: Mutex<Option<Identity>>,
     fatal: OnceLock<Error>,
     unreported: Mutex<Option<Error>>,
 }
 
-const OPEN: u8 = 0;
+pub(super) const OPEN: u8 = 0;
 const CLOSED: u8 = 1;
 const FATAL: u8 = 2;
-
-/// Why a record was not taken.
-#[derive(Debug)]
-pub(crate) enum Refusal {
-    /// No room now.
-    Full,
-    /// The topic, or a partition of it, is not known yet.
-    Unknown,
-    /// It never will be.
-    Error(Error),
-}
 
 impl Engine {
     /// Starts the tasks on the client's runtime.
@@ -125,220 +112,6 @@ impl Engine {
         runtime.spawn(super::timer::run(Arc::clone(&engine)));
         runtime.spawn(super::router::run(Arc::clone(&engine)));
         engine
-    }
-
-    /// Encodes a record into its partition's open batch, if there is room. `take` gets the batch, the record's place in it and its time.
-    #[inline]
-    pub(crate) fn push<T>(
-        &self,
-        record: &ProducerRecord<'_>,
-        take: impl FnOnce(&Arc<BatchState>, u32, i64) -> T,
-    ) -> Result<T, Refusal> {
-        self.check_open()?;
-        let bytes = self.check_size(record)?;
-        let topic = self.topics.find(record.topic).ok_or(Refusal::Unknown)?;
-        let partition = self.choose(topic, record, bytes)?;
-        let slot = topic.slot(partition).ok_or(Refusal::Unknown)?;
-        self.append(slot, &mut slot.state(), record, take)
-    }
-
-    /// [`push`](Self::push) of records one after the other until one is refused; returns how many were taken. A run of records to one
-    /// partition is taken under one lock.
-    pub(crate) fn push_all(
-        &self,
-        records: &[ProducerRecord<'_>],
-        tickets: &mut Tickets,
-    ) -> (usize, Result<(), Refusal>) {
-        let mut taken = 0;
-        // Others want the lock too.
-        for run in records.chunks(LONGEST_RUN) {
-            let result = self.push_run(run, tickets, &mut taken);
-            if result.is_err() {
-                return (taken, result);
-            }
-        }
-        (taken, Ok(()))
-    }
-
-    fn push_run(
-        &self,
-        records: &[ProducerRecord<'_>],
-        tickets: &mut Tickets,
-        taken: &mut usize,
-    ) -> Result<(), Refusal> {
-        self.check_open()?;
-        let mut topic: Option<&Arc<TopicSlots>> = None;
-        let mut held: Option<(&Arc<Slot>, MutexGuard<'_, SlotState>)> = None;
-        let foreign = matches!(self.config.partitioner, Partitioner::Custom(_));
-        for record in records {
-            let bytes = self.check_size(record)?;
-            let here = match topic {
-                Some(topic) if *topic.shared.name == *record.topic => topic,
-                _ => topic.insert(self.topics.find(record.topic).ok_or(Refusal::Unknown)?),
-            };
-            if foreign {
-                // No code of the application runs under a lock: it may send.
-                held = None;
-            }
-            let slot = here.slot(self.choose(here, record, bytes)?).ok_or(Refusal::Unknown)?;
-            let state = match &mut held {
-                Some((same, state)) if Arc::ptr_eq(same, slot) => state,
-                _ => {
-                    // Never two at a time.
-                    held = None;
-                    &mut held.insert((slot, slot.state())).1
-                }
-            };
-            self.append(slot, state, record, |batch, index, time| tickets.add(batch, index, time))?;
-            *taken += 1;
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn check_open(&self) -> Result<(), Refusal> {
-        if self.gate.load(Ordering::Relaxed) != OPEN {
-            return Err(Refusal::Error(self.refusal()));
-        }
-        match &self.link {
-            Some(link) => link.check_send().map_err(Refusal::Error),
-            None => Ok(()),
-        }
-    }
-
-    /// The bytes of a record's key, value and headers, if they are not too many.
-    #[inline]
-    fn check_size(&self, record: &ProducerRecord<'_>) -> Result<usize, Refusal> {
-        let headers = |sum: usize, header: &Header<'_>| {
-            sum.saturating_add(HEADER_OVERHEAD + header.name.len() + header.value.map_or(0, <[u8]>::len))
-        };
-        let size = record.key.map_or(0, <[u8]>::len).saturating_add(record.value.map_or(0, <[u8]>::len));
-        let size = record.headers.iter().fold(size, headers);
-        if size.saturating_add(RECORD_OVERHEAD) > self.max_record {
-            return Err(Refusal::Error(self.too_large(record, size)));
-        }
-        Ok(size)
-    }
-
-    #[inline]
-    fn choose(
-        &self,
-        topic: &TopicSlots,
-        record: &ProducerRecord<'_>,
-        bytes: usize,
-    ) -> Result<PartitionId, Refusal> {
-        match record.partition {
-            Some(partition) => Ok(partition),
-            None => self.choose_by_policy(topic, record, bytes),
-        }
-    }
-
-    fn choose_by_policy(
-        &self,
-        topic: &TopicSlots,
-        record: &ProducerRecord<'_>,
-        bytes: usize,
-    ) -> Result<PartitionId, Refusal> {
-        let slots = topic.slots();
-        let count = slots.len() as u32;
-        let sticky = || {
-            let standing = |id: PartitionId| match slots.get(id.0 as usize) {
-                Some(slot) => slot.standing(),
-                None => Standing { led: false, near: false, waiting: u32::MAX },
-            };
-            let stripe = STRIPE.with(|stripe| *stripe);
-            topic.shared.sticky.partition(stripe, count, bytes.saturating_add(USUAL_OVERHEAD), standing)
-        };
-        let chosen = match (&self.config.partitioner, record.key) {
-            (Partitioner::Default, Some(key)) => partition::keyed(key, count),
-            (Partitioner::Default, None) | (Partitioner::Sticky, _) => sticky(),
-            (Partitioner::RoundRobin, _) => {
-                let turn = topic.shared.turn.fetch_add(1, Ordering::Relaxed);
-                turn.checked_rem(count).map(|id| PartitionId(id as i32))
-            }
-            (Partitioner::Custom(choose), key) if count > 0 => {
-                let view = Partitioning { topic: record.topic, key, value: record.value, partitions: count };
-                let chosen = choose(&view);
-                if topic.slot(chosen).is_none() {
-                    let text = format!("the partitioner chose partition {chosen} of {count}");
-                    return Err(Refusal::Error(Error::misuse(text).with_topic(record.topic)));
-                }
-                Some(chosen)
-            }
-            (Partitioner::Custom(_), _) => None,
-        };
-        chosen.ok_or(Refusal::Unknown)
-    }
-
-    #[inline]
-    fn append<T>(
-        &self,
-        slot: &Arc<Slot>,
-        state: &mut SlotState,
-        record: &ProducerRecord<'_>,
-        take: impl FnOnce(&Arc<BatchState>, u32, i64) -> T,
-    ) -> Result<T, Refusal> {
-        let time = match (record.timestamp, state.clock) {
-            (Some(time), _) => time,
-            (None, Clock::Fresh(time)) if state.batches.opened_at().is_some() => time,
-            _ => now_ms(),
-        };
-        let entry = Entry { timestamp: time, key: record.key, value: record.value, headers: record.headers };
-        match state.batches.push(&entry, &SlotSupply { engine: self, slot, time }) {
-            Ok(pushed) => {
-                let taken = take(pushed.token, pushed.index, time);
-                if let Some(opened) = pushed.opened {
-                    let (batch, closed) = (Arc::clone(pushed.token), pushed.closed);
-                    self.on_opened(slot, state, opened, &batch, closed);
-                }
-                Ok(taken)
-            }
-            Err(refused) => Err(self.refused(slot, state, refused)),
-        }
-    }
-
-    #[cold]
-    fn refused(&self, slot: &Arc<Slot>, state: &mut SlotState, refused: Refused) -> Refusal {
-        match refused {
-            Refused::Full => {
-                // It may have closed a full batch.
-                self.schedule(slot, state);
-                Refusal::Full
-            }
-            Refused::Stopped => Refusal::Error(self.refusal()),
-            Refused::Unwritable(error) => {
-                Refusal::Error(Error::misuse(error.to_string()).with_topic_partition(&slot.tp))
-            }
-        }
-    }
-
-    #[cold]
-    fn on_opened(
-        &self,
-        slot: &Arc<Slot>,
-        state: &mut SlotState,
-        opened: Instant,
-        batch: &Arc<BatchState>,
-        closed: bool,
-    ) {
-        if closed {
-            slot.topic.sticky.on_batch_closed(slot.tp.partition);
-            slot.note_waiting(state);
-        }
-        // Without a linger the timer does not look at the batch.
-        let watched = !self.config.linger.is_zero() && self.config.linger <= CLOCK_AGE;
-        state.clock = if watched { Clock::Fresh(now_ms()) } else { Clock::Stale };
-        self.timers.on_opened(slot, batch, opened);
-        if self.config.linger.is_zero() {
-            state.batches.mark_due();
-        }
-        if state.lane.is_none() && !state.parked {
-            // The leader is looked for while the batch lingers.
-            state.parked = true;
-            self.router.park(Arc::clone(slot), opened, false);
-        } else {
-            self.schedule(slot, state);
-        }
     }
 
     /// Queues a partition at its lane, or at the router, if it has something to send.
@@ -612,19 +385,12 @@ impl Engine {
         }
     }
 
-    fn refusal(&self) -> Error {
+    /// Why no record is taken.
+    pub(super) fn refusal(&self) -> Error {
         match self.fatal.get() {
             Some(error) => error.clone(),
             None => Error::closed("the producer is closed"),
         }
-    }
-
-    #[cold]
-    fn too_large(&self, record: &ProducerRecord<'_>, size: usize) -> Error {
-        let limit = self.config.max_request_size.min(self.config.buffer_memory);
-        Error::misuse(format!("a record of {size} bytes is larger than the limit of {limit}"))
-            .with_topic(record.topic)
-            .with_remedy("raise max_request_size (and buffer_memory, and the topic's max.message.bytes), or send smaller records")
     }
 
     /// Refuses records from now on.
@@ -642,47 +408,6 @@ impl Engine {
                 format!("not all records were acknowledged within {timeout:?}; their tickets say which");
             Err(Error::new(ErrorKind::Timeout, text))
         })
-    }
-}
-
-/// Bytes a record takes besides its key and value, at most, with the header of its batch.
-const RECORD_OVERHEAD: usize = 61 + 36;
-
-/// Bytes a header takes besides its name and value, at most.
-const HEADER_OVERHEAD: usize = 10;
-
-/// Bytes a record usually takes besides its key, value and headers.
-const USUAL_OVERHEAD: usize = 7;
-
-/// How many records are taken under one lock, at most: some ten microseconds.
-const LONGEST_RUN: usize = 256;
-
-thread_local! {
-    /// Which stripe of the sticky choice is this thread's.
-    static STRIPE: usize = {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    };
-}
-
-struct SlotSupply<'a> {
-    engine: &'a Engine,
-    slot: &'a Slot,
-    /// The time of the record that opens a batch.
-    time: i64,
-}
-
-impl Supply<Arc<BatchState>> for SlotSupply<'_> {
-    fn pay(&self, bytes: usize) -> bool {
-        self.engine.budget.pay(bytes)
-    }
-
-    fn open(&self, capacity: usize) -> Opening<Arc<BatchState>> {
-        Opening {
-            token: BatchState::new(self.slot.tp.clone(), self.time),
-            buffer: self.engine.buffers.take(capacity, self.engine.budget.used()),
-            now: self.engine.now(),
-        }
     }
 }
 

@@ -4,6 +4,7 @@ mod budget;
 mod compress;
 mod config;
 pub(crate) mod engine;
+mod intake;
 mod lane;
 mod metrics;
 mod properties;
@@ -21,7 +22,8 @@ use futures_util::stream::{Stream, StreamExt};
 
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-use engine::{Engine, Refusal};
+use engine::Engine;
+use intake::Refusal;
 
 pub use config::{Acks, Idempotence, Partitioner, Partitioning, ProducerConfig};
 pub use metrics::ProducerMetrics;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -182,19 +182,25 @@ impl TokenSource for FileToken {
     fn token(&self) -> BoxFuture<'_, Result<BearerToken>> {
         Box::pin(async move {
             let path = self.path.clone();
-            let read = tokio::task::spawn_blocking(move || match std::fs::metadata(&path)?.len() {
-                0..=MAX_FILE => std::fs::read(&path),
-                _ => Err(std::io::Error::other("it is too large for a token")),
-            });
-            let wrong = |why: String| {
+            let read = tokio::task::spawn_blocking(move || read_token(&path));
+            let bytes = read.await.map_err(|_| Error::closed("the runtime is stopping"))??;
+            let wrong = |why: &str| {
                 Error::new(ErrorKind::Auth, format!("no token in {}: {why}", self.path.display()))
             };
-            let bytes = read.await.map_err(|_| Error::closed("the runtime is stopping"))?;
-            let bytes = bytes.map(Secret::new).map_err(|error| wrong(error.to_string()))?;
-            token_of_text(bytes.expose_text().unwrap_or_default())
-                .map_err(|error| wrong(error.message().to_owned()))
+            token_of_text(bytes.expose_text().unwrap_or_default()).map_err(|error| wrong(error.message()))
         })
     }
+}
+
+/// The content of a file with a token. Blocks.
+pub(super) fn read_token(path: &Path) -> Result<Secret> {
+    let read = match std::fs::metadata(path).map(|metadata| metadata.len()) {
+        Ok(0..=MAX_FILE) => std::fs::read(path),
+        Ok(_) => Err(std::io::Error::other("it is too large for a token")),
+        Err(error) => Err(error),
+    };
+    let wrong = |error| Error::new(ErrorKind::Auth, format!("no token in {}: {error}", path.display()));
+    read.map(Secret::new).map_err(wrong)
 }
 
 /// A JWT as a token.

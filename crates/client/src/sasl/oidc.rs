@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zeroize::Zeroizing;
 
 use super::TokenSource;
+use crate::connection::FailureKind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tls::{self, TlsConfig, TlsDialer};
 use crate::transport::{BoxFuture, BoxStream, Dial, TcpDialer};
@@ -45,6 +46,13 @@ pub enum OidcGrant {
         audience: Option<String>,
         /// How long what we sign is valid.
         lifetime: Duration,
+        /// Since how long it has been valid when it is signed (`nbf`), for endpoints whose clock is behind. Default in Kafka: 60 s.
+        backdated: Duration,
+    },
+    /// By a JWT that someone else signs and keeps fresh in a file, which is read for each token. Kafka: `sasl.oauthbearer.assertion.file`.
+    Assertion {
+        /// The file.
+        file: PathBuf,
     },
 }
 
@@ -117,7 +125,8 @@ impl Oidc {
         head.push_str(&body);
         let stream =
             self.dialer.dial(&self.url.host, self.url.port).await.map_err(|error| self.unreached(&error))?;
-        let answer = exchange(stream, head.as_bytes()).await?;
+        // In TLS 1.3 a refused client certificate is told in the place of the answer.
+        let answer = exchange(stream, head.as_bytes(), |error| self.unreached(&error)).await?;
         let now = SystemTime::now();
         oidc::token_of(&answer, now).map_err(|error| refused(&error, &answer))
     }
@@ -126,10 +135,18 @@ impl Oidc {
         let place = format!("the token endpoint {}:{}", self.url.host, self.url.port);
         match tls::explain(error) {
             Some(failure) => {
-                let text = failure.text.replace("the broker", &place);
-                Error::new(ErrorKind::Auth, format!("{place} cannot be asked: {text}"))
+                let text = failure.text.replace("the broker's", "its").replace("the broker", "it");
+                let kind = match failure.kind {
+                    FailureKind::Auth => ErrorKind::Auth,
+                    _ => ErrorKind::Io,
+                };
+                let error = Error::new(kind, format!("{place} cannot be asked: {text}"));
+                match failure.remedy {
+                    Some(remedy) => error.with_remedy(remedy.replace("the broker", "the endpoint")),
+                    None => error,
+                }
             }
-            None => Error::new(ErrorKind::Io, format!("{place} cannot be reached: {error}")),
+            None => Error::new(ErrorKind::Io, format!("{place} cannot be asked: {error}")),
         }
     }
 }
@@ -160,11 +177,13 @@ fn refused(error: &SaslError, answer: &HttpAnswer) -> Error {
     Error::new(kind, text).with_remedy(error.remedy.clone().unwrap_or("check the endpoint's URL".into()))
 }
 
-async fn exchange(mut stream: BoxStream, request: &[u8]) -> Result<HttpAnswer> {
-    let cut =
-        |error: std::io::Error| Error::new(ErrorKind::Io, format!("the token endpoint was cut off: {error}"));
-    stream.write_all(request).await.map_err(cut)?;
-    stream.flush().await.map_err(cut)?;
+async fn exchange(
+    mut stream: BoxStream,
+    request: &[u8],
+    cut: impl Fn(std::io::Error) -> Error,
+) -> Result<HttpAnswer> {
+    stream.write_all(request).await.map_err(&cut)?;
+    stream.flush().await.map_err(&cut)?;
     let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
     loop {
         let ended = match (&mut stream).take(MAX_ANSWER as u64).read_buf(&mut *bytes).await {
@@ -194,10 +213,24 @@ fn prepare(grant: &OidcGrant) -> Result<(Zeroizing<String>, Option<Zeroizing<Str
             let header = format!("Authorization: Basic {}\r\n", STANDARD.encode(pair.as_bytes()));
             Ok((Zeroizing::new("grant_type=client_credentials".to_owned()), Some(Zeroizing::new(header))))
         }
-        OidcGrant::JwtBearer { key_file, key_password, algorithm, issuer, subject, audience, lifetime } => {
+        OidcGrant::Assertion { file } => {
+            let assertion = super::oauth::read_token(file)?;
+            Ok((jwt_form(assertion.expose_text().unwrap_or_default().trim()), None))
+        }
+        OidcGrant::JwtBearer {
+            key_file,
+            key_password,
+            algorithm,
+            issuer,
+            subject,
+            audience,
+            lifetime,
+            backdated,
+        } => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
             let mut claims = serde_json::json!({
                 "iat": now.as_secs(),
+                "nbf": now.saturating_sub(*backdated).as_secs(),
                 "exp": (now + *lifetime).as_secs(),
                 "jti": uuid::Uuid::from_u128(random()?).to_string(),
             });
@@ -215,13 +248,15 @@ fn prepare(grant: &OidcGrant) -> Result<(Zeroizing<String>, Option<Zeroizing<Str
                 URL_SAFE_NO_PAD.encode(claims.to_string())
             );
             let signature = tls::sign_jwt(key_file, key_password.as_ref(), algorithm, signed.as_bytes())?;
-            let form = format!(
-                "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion={signed}.{}",
-                URL_SAFE_NO_PAD.encode(signature)
-            );
-            Ok((Zeroizing::new(form), None))
+            let assertion = Zeroizing::new(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)));
+            Ok((jwt_form(&assertion), None))
         }
     }
+}
+
+fn jwt_form(assertion: &str) -> Zeroizing<String> {
+    let grant = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
+    Zeroizing::new(format!("grant_type={grant}&assertion={}", percent(assertion)))
 }
 
 fn random() -> Result<u128> {

@@ -48,7 +48,9 @@ impl SecurityProperties {
                     .with_remedy("use PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"));
             }
         };
-        for (prefix, used) in [("ssl.", tls), ("sasl.", sasl)] {
+        // A token endpoint may be asked over TLS where brokers are not.
+        let has_endpoint = sasl && self.get("sasl.oauthbearer.token.endpoint.url").is_some();
+        for (prefix, used) in [("ssl.", tls || has_endpoint), ("sasl.", sasl)] {
             if !used && let Some(name) = self.0.keys().find(|name| name.starts_with(prefix)) {
                 tracing::warn!(name, protocol, "this setting is not used with this security.protocol");
             }
@@ -57,7 +59,7 @@ impl SecurityProperties {
             config.tls = Some(ssl_properties::tls(self)?);
         }
         if sasl {
-            config.sasl = Some(sasl_properties::credentials(self, config)?);
+            config.sasl = Some(sasl_properties::credentials(self)?);
         }
         Ok(())
     }

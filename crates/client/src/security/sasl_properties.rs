@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use milena_core::sasl::{JaasEntry, ScramHash, ScramPassword, Secret};
 
-use super::SecurityProperties;
-use crate::config::ClientConfig;
+use super::{SecurityProperties, names, ssl_properties};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sasl::{
     AwsKeySource, Credentials, FileToken, Kerberos, KerberosOptions, Krb5LoginModule, MskIam, OAuthBearer,
@@ -17,14 +16,12 @@ use crate::tls::TlsConfig;
 /// The largest JAAS file read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-pub(super) fn credentials(
-    properties: &SecurityProperties,
-    config: &ClientConfig,
-) -> Result<Arc<dyn Credentials>> {
+pub(super) fn credentials(properties: &SecurityProperties) -> Result<Arc<dyn Credentials>> {
     let mechanism = properties.text("sasl.mechanism").or_else(|| properties.text("sasl.mechanisms"));
     let mechanism = mechanism.unwrap_or("GSSAPI").to_ascii_uppercase();
     let entry = entry(properties)?;
     let entry = entry.as_ref();
+    check_classes(properties)?;
     match mechanism.as_str() {
         "PLAIN" => {
             let (user, password) = user(properties, entry, "PlainLoginModule")?;
@@ -41,7 +38,7 @@ pub(super) fn credentials(
             Ok(Arc::new(Scram::new(hash, password)))
         }
         "GSSAPI" => kerberos(properties, entry),
-        "OAUTHBEARER" => oauth(properties, entry, config),
+        "OAUTHBEARER" => oauth(properties, entry),
         "AWS_MSK_IAM" => {
             check_module(entry, "IAMLoginModule")?;
             Ok(Arc::new(MskIam::mechanism(AwsKeySource::Environment)))
@@ -83,6 +80,33 @@ fn entry(properties: &SecurityProperties) -> Result<Option<JaasEntry>> {
         let names: Vec<&str> = contexts.keys().map(String::as_str).collect();
         Error::misuse(format!("{path} has no KafkaClient context; it has {}", names.join(", ")))
     })
+}
+
+/// Java's classes whose work is done here.
+const CLASSES: [&str; 7] = [
+    "ClientCredentialsJwtRetriever",
+    "DefaultJwtRetriever",
+    "FileJwtRetriever",
+    "IAMClientCallbackHandler",
+    "JwtBearerJwtRetriever",
+    "OAuthBearerLoginCallbackHandler",
+    "SaslClientCallbackHandler",
+];
+
+fn check_classes(properties: &SecurityProperties) -> Result<()> {
+    let names = [
+        "sasl.client.callback.handler.class",
+        "sasl.login.callback.handler.class",
+        "sasl.oauthbearer.jwt.retriever.class",
+    ];
+    for name in names {
+        let Some(class) = properties.text(name).filter(|class| !class.is_empty()) else { continue };
+        if !CLASSES.contains(&class.rsplit('.').next().unwrap_or(class)) {
+            return Err(Error::misuse(format!("{name} names {class}, a class of Java that is not here"))
+                .with_remedy("leave it out; a program passes Credentials or a TokenSource of its own"));
+        }
+    }
+    Ok(())
 }
 
 fn check_module(entry: Option<&JaasEntry>, module: &str) -> Result<()> {
@@ -141,11 +165,7 @@ fn kerberos(properties: &SecurityProperties, entry: Option<&JaasEntry>) -> Resul
     Ok(Arc::new(Kerberos::new(options)))
 }
 
-fn oauth(
-    properties: &SecurityProperties,
-    entry: Option<&JaasEntry>,
-    config: &ClientConfig,
-) -> Result<Arc<dyn Credentials>> {
+fn oauth(properties: &SecurityProperties, entry: Option<&JaasEntry>) -> Result<Arc<dyn Credentials>> {
     check_module(entry, "OAuthBearerLoginModule")?;
     let option = |name: &str| entry.and_then(|entry| entry.options.get(name)).cloned();
     let option_text = |name: &str| entry.and_then(|entry| entry.text(name));
@@ -156,8 +176,14 @@ fn oauth(
             Arc::new(FileToken::new(path))
         }
         Some(url) => {
-            let tls = config.tls.clone().unwrap_or_default();
-            Arc::new(oidc(properties, url, option, tls)?)
+            // The endpoint's TLS is that of `ssl.*`, whatever the brokers speak; in Java the login module says it.
+            let mut own = properties.clone();
+            for (name, value) in entry.into_iter().flat_map(|entry| &entry.options) {
+                if let Some(name) = name.starts_with("ssl.").then(|| names::security(name)).flatten() {
+                    own.0.insert(name, value.clone());
+                }
+            }
+            Arc::new(oidc(properties, url, option, ssl_properties::tls(&own)?)?)
         }
         None => {
             let subject = option_text("unsecuredLoginStringClaim_sub").ok_or_else(|| {
@@ -202,9 +228,14 @@ fn oidc(
     let named = |name: &str| properties.get(name).cloned();
     let scope = named("sasl.oauthbearer.scope").or_else(|| option("scope")).map(text);
     let timeout = properties.number("sasl.login.read.timeout.ms", 10_000.0)?.clamp(1.0, 1e7);
-    let grant = match properties.text("sasl.oauthbearer.assertion.private.key.file") {
-        Some(path) => {
+    let file = properties.text("sasl.oauthbearer.assertion.file");
+    let grant = match (file, properties.text("sasl.oauthbearer.assertion.private.key.file")) {
+        (Some(file), _) => OidcGrant::Assertion { file: file.into() },
+        (None, Some(path)) => {
             let claim = |name: &str| named(&format!("sasl.oauthbearer.assertion.claim.{name}")).map(text);
+            let seconds = |name: &str, default: f64| {
+                properties.number(name, default).map(|seconds| Duration::from_secs_f64(seconds.min(1e6)))
+            };
             OidcGrant::JwtBearer {
                 key_file: path.into(),
                 key_password: named("sasl.oauthbearer.assertion.private.key.passphrase"),
@@ -215,12 +246,11 @@ fn oidc(
                 issuer: claim("iss"),
                 subject: claim("sub"),
                 audience: claim("aud"),
-                lifetime: Duration::from_secs_f64(
-                    properties.number("sasl.oauthbearer.assertion.claim.exp.seconds", 300.0)?.min(1e6),
-                ),
+                lifetime: seconds("sasl.oauthbearer.assertion.claim.exp.seconds", 300.0)?,
+                backdated: seconds("sasl.oauthbearer.assertion.claim.nbf.seconds", 60.0)?,
             }
         }
-        None => {
+        (None, None) => {
             let id = named("sasl.oauthbearer.client.credentials.client.id").or_else(|| option("clientId"));
             let secret =
                 named("sasl.oauthbearer.client.credentials.client.secret").or_else(|| option("clientSecret"));

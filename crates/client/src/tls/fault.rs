@@ -88,6 +88,32 @@ impl CertificateFault {
     }
 }
 
+/// What is said of an answer that is no TLS, before the port was looked at again.
+const UNINTELLIGIBLE: &str = "the port's answer is not to be understood as TLS";
+
+const NOT_TLS: &str =
+    "use the broker's TLS listener, or set security.protocol to PLAINTEXT or SASL_PLAINTEXT";
+
+/// Whether a failure is of an answer that could not be understood, so that the port is worth another look.
+pub(crate) fn is_unintelligible(failure: &Failure) -> bool {
+    failure.text.starts_with(UNINTELLIGIBLE)
+}
+
+/// What such an answer was, of a port that speaks TLS or does not. Kafka 2.8 and 1.1 on a JDK 17 send a buffer of zeros or of old bytes
+/// where an alert belongs.
+pub(crate) fn cleared_up(speaks_tls: bool) -> Failure {
+    if !speaks_tls {
+        return auth("the port does not speak TLS".to_owned(), NOT_TLS);
+    }
+    auth(
+        "the broker refused the TLS handshake without an alert, as old releases do: it wants this client's certificate or another \
+         one, or the two have no TLS in common"
+            .to_owned(),
+        "set a key store whose certificate the broker trusts (ssl.keystore.location), or allow TLS 1.2 or 1.3 on both sides \
+         (ssl.enabled.protocols)",
+    )
+}
+
 /// The failure of a connection over TLS, if TLS is what failed.
 pub(crate) fn explain(error: &io::Error) -> Option<Failure> {
     let tls = error.get_ref()?.downcast_ref::<Error>()?;
@@ -102,10 +128,12 @@ pub(crate) fn explain(error: &io::Error) -> Option<Failure> {
             auth(format!("the broker's certificate cannot be accepted: {error}"), NEW_ONE)
         }
         Error::AlertReceived(alert) => alert_failure(*alert),
-        Error::InvalidMessage(_) => auth(
-            "the port does not speak TLS: what it answered is no TLS message".to_owned(),
-            "use the broker's TLS listener, or set security.protocol to PLAINTEXT or SASL_PLAINTEXT",
-        ),
+        Error::InvalidMessage(_)
+        | Error::DecryptError
+        | Error::InappropriateMessage { .. }
+        | Error::InappropriateHandshakeMessage { .. } => {
+            Failure::new(FailureKind::Peer, format!("{UNINTELLIGIBLE}: {tls}")).with_remedy(NOT_TLS)
+        }
         Error::PeerIncompatible(why) => auth(
             format!("the broker and this client have no TLS in common: {why:?}"),
             "allow TLS 1.2 or 1.3 on the broker (ssl.enabled.protocols), with a suite of AES-GCM or ChaCha20",

@@ -131,7 +131,7 @@ fn unprotect(der: &[u8], password: &Secret) -> Result<Key, String> {
 }
 
 /// The content of a DER element with this tag, and what follows it.
-fn element(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn element(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (&found, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;
     if found != tag {

@@ -14,6 +14,7 @@
 
 mod certificate;
 mod dialer;
+mod effort;
 mod fault;
 mod jks;
 mod load;
@@ -30,8 +31,10 @@ pub use rustls::crypto::CryptoProvider;
 
 pub use store::{Store, StoreFormat, StoreSource};
 
+use crate::error::Result;
+
 pub(crate) use dialer::TlsDialer;
-pub(crate) use fault::explain;
+pub(crate) use fault::{cleared_up, explain, is_unintelligible};
 pub(crate) use load::sign_jwt;
 pub(crate) use sniff::{speaks_plaintext_kafka, speaks_tls};
 
@@ -67,6 +70,18 @@ impl Default for TlsConfig {
             cipher_suites: Vec::new(),
             provider: None,
         }
+    }
+}
+
+impl TlsConfig {
+    /// Reads the stores and sees whether they can be used, as the first connection would. Blocks on files and on the derivation of
+    /// keys from passwords.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Misuse`](crate::ErrorKind::Misuse) for what cannot be read or does not fit together,
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) on a processor that the cryptography does not run on.
+    pub fn check(&self) -> Result<()> {
+        load::load(self).map(drop)
     }
 }
 

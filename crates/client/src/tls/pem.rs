@@ -7,6 +7,7 @@ use pkcs8::EncryptedPrivateKeyInfoRef;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
+use super::effort;
 use super::store::{Contents, Key};
 
 /// Reads every block. Certificates are both trusted ones and a chain: what they are for, the caller knows.
@@ -51,6 +52,7 @@ fn decrypt(der: &[u8], password: Option<&Secret>) -> Result<PrivateKeyDer<'stati
     let Some(password) = password else {
         return Err("its key is encrypted, and no password for it is set".to_owned());
     };
+    effort::check(der)?;
     let encrypted = EncryptedPrivateKeyInfoRef::try_from(der)
         .map_err(|error| format!("its encrypted key cannot be read: {error}"))?;
     let key = encrypted

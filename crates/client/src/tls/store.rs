@@ -7,7 +7,7 @@ use p12_keystore::{KeyStore, KeyStoreEntry, Pkcs12ImportPolicy};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-use super::{jks, pem};
+use super::{effort, jks, pem};
 use crate::error::{Error, Result};
 
 /// The largest store read, in bytes.
@@ -154,6 +154,7 @@ impl Drop for Key {
 
 fn pkcs12(bytes: &[u8], password: Option<&Secret>) -> std::result::Result<Contents, String> {
     let password = password.and_then(Secret::expose_text).unwrap_or_default();
+    effort::check(bytes)?;
     let store = KeyStore::from_pkcs12(bytes, password, Pkcs12ImportPolicy::Relaxed)
         .map_err(|error| format!("{error} (is the password right?)"))?;
     let der = |certificate: &p12_keystore::Certificate| CertificateDer::from(certificate.as_der().to_vec());

@@ -1,17 +1,19 @@
 //! When a checkpoint is taken, and when it is complete. Pure: `now` is an argument, and what to do comes back.
 //!
 //! ```text
-//!        due, or last asked for            all subtasks answered            written
-//!   Idle ───────────────────▶ Collecting ─────────────────────▶ Writing ───────────▶ Idle, or Ended after the last
-//!    ▲                          │  time-out
-//!    └──────────────────────────┘
+//!   due, or last asked for            all subtasks answered            written
+//!  ───────────────────▶ Collecting ─────────────────────▶ Writing ───────────▶ done, or Ended after the last
+//!                           │  time-out
+//!                           ▼ Expired
 //! ```
 //!
 //! # Invariants
-//! * One checkpoint is in flight at a time, and numbers only go up.
+//! * At most so many checkpoints are in flight as was said, and numbers only go up.
+//! * Subtasks answer barriers in their order, so checkpoints are complete in their order, and they are written one after the other: when
+//!   one is on the disk, so is everything it subsumes.
 //! * An expired checkpoint takes nothing with it: what subtasks prepared for it belongs to the next one that completes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::store::CheckpointId;
@@ -48,24 +50,14 @@ pub enum Action<T> {
     Ended,
 }
 
+/// A checkpoint whose barriers are out.
 #[derive(Debug)]
-enum State<T> {
-    Idle {
-        due: Option<Instant>,
-    },
-    Collecting {
-        id: CheckpointId,
-        last: bool,
-        since: Instant,
-        waiting: BTreeSet<u32>,
-        snapshots: Vec<(u32, T)>,
-    },
-    Writing {
-        id: CheckpointId,
-        last: bool,
-        since: Instant,
-    },
-    Ended,
+struct Collecting<T> {
+    id: CheckpointId,
+    last: bool,
+    since: Instant,
+    waiting: BTreeSet<u32>,
+    snapshots: Vec<(u32, T)>,
 }
 
 /// The schedule of a job's checkpoints. `T` is what a subtask answers to a barrier.
@@ -74,15 +66,21 @@ pub struct Coordinator<T> {
     parallelism: u32,
     interval: Option<Duration>,
     timeout: Duration,
+    max_concurrent: usize,
     next_id: CheckpointId,
     last_wanted: bool,
     expired_in_a_row: u32,
-    state: State<T>,
+    due: Option<Instant>,
+    /// Oldest first.
+    collecting: VecDeque<Collecting<T>>,
+    /// What is being written, and whether it is the last.
+    writing: Option<(CheckpointId, bool)>,
+    ended: bool,
 }
 
 impl<T> Coordinator<T> {
     /// A schedule for `parallelism` subtasks: a checkpoint every `interval` (`None`: only the last one), each given up after
-    /// `timeout`, numbered from `next_id`.
+    /// `timeout`, numbered from `next_id`, one in flight at a time.
     #[must_use]
     pub fn new(
         parallelism: u32,
@@ -91,13 +89,36 @@ impl<T> Coordinator<T> {
         next_id: CheckpointId,
         now: Instant,
     ) -> Self {
-        let state = State::Idle { due: interval.map(|interval| now + interval) };
-        Self { parallelism, interval, timeout, next_id, last_wanted: false, expired_in_a_row: 0, state }
+        Self {
+            parallelism,
+            interval,
+            timeout,
+            max_concurrent: 1,
+            next_id,
+            last_wanted: false,
+            expired_in_a_row: 0,
+            due: interval.map(|interval| now + interval),
+            collecting: VecDeque::new(),
+            writing: None,
+            ended: false,
+        }
+    }
+
+    /// The same schedule with up to so many checkpoints in flight, at least 1.
+    #[must_use]
+    pub fn with_max_concurrent(mut self, max_concurrent: usize) -> Self {
+        self.max_concurrent = max_concurrent.max(1);
+        self
     }
 
     /// Asks for the last checkpoint: as soon as none is in flight.
     pub fn request_last(&mut self) {
         self.last_wanted = true;
+    }
+
+    /// Asks for a checkpoint as soon as there is room for one.
+    pub fn request_now(&mut self, now: Instant) {
+        self.due = Some(self.due.map_or(now, |due| due.min(now)));
     }
 
     /// Whether the last checkpoint was asked for.
@@ -106,80 +127,76 @@ impl<T> Coordinator<T> {
         self.last_wanted
     }
 
-    /// The number of the checkpoint in flight.
+    /// How many checkpoints are in flight.
     #[must_use]
-    pub fn in_flight(&self) -> Option<CheckpointId> {
-        match self.state {
-            State::Collecting { id, .. } | State::Writing { id, .. } => Some(id),
-            State::Idle { .. } | State::Ended => None,
-        }
+    pub fn in_flight(&self) -> usize {
+        self.collecting.len() + usize::from(self.writing.is_some())
     }
 
     /// What to do at `now`. Call until it says [`Action::Wait`] or [`Action::Ended`].
     pub fn poll_action(&mut self, now: Instant) -> Action<T> {
-        match std::mem::replace(&mut self.state, State::Ended) {
-            State::Ended => Action::Ended,
-            State::Idle { due } => {
-                if self.last_wanted || due.is_some_and(|due| now >= due) {
-                    return self.trigger(now);
-                }
-                self.state = State::Idle { due };
-                Action::Wait(due)
-            }
-            State::Collecting { id, last, since, waiting, mut snapshots } => {
-                if waiting.is_empty() {
-                    self.state = State::Writing { id, last, since };
-                    snapshots.sort_by_key(|&(subtask, _)| subtask);
-                    return Action::Write {
-                        id,
-                        snapshots: snapshots.into_iter().map(|(_, it)| it).collect(),
-                    };
-                }
-                let until = since + self.timeout;
-                if now >= until {
-                    self.expired_in_a_row += 1;
-                    self.state = State::Idle { due: self.due_after(since, now) };
-                    let missing = waiting.into_iter().collect();
-                    return Action::Expired { id, missing, in_a_row: self.expired_in_a_row };
-                }
-                self.state = State::Collecting { id, last, since, waiting, snapshots };
-                Action::Wait(Some(until))
-            }
-            State::Writing { id, last, since } => {
-                self.state = State::Writing { id, last, since };
-                Action::Wait(None)
-            }
+        if self.ended {
+            return Action::Ended;
         }
+        let timeout = self.timeout;
+        let is_complete = |oldest: &Collecting<T>| oldest.waiting.is_empty();
+        let is_expired = |oldest: &Collecting<T>| !is_complete(oldest) && now >= oldest.since + timeout;
+        if self.writing.is_none()
+            && self.collecting.front().is_some_and(is_complete)
+            && let Some(complete) = self.collecting.pop_front()
+        {
+            let Collecting { id, last, mut snapshots, .. } = complete;
+            self.writing = Some((id, last));
+            snapshots.sort_by_key(|&(subtask, _)| subtask);
+            return Action::Write { id, snapshots: snapshots.into_iter().map(|(_, it)| it).collect() };
+        }
+        if self.collecting.front().is_some_and(is_expired)
+            && let Some(expired) = self.collecting.pop_front()
+        {
+            self.expired_in_a_row += 1;
+            let missing = expired.waiting.into_iter().collect();
+            return Action::Expired { id: expired.id, missing, in_a_row: self.expired_in_a_row };
+        }
+        let room = match self.last_wanted {
+            true => self.in_flight() == 0,
+            false => self.in_flight() < self.max_concurrent,
+        };
+        if room && (self.last_wanted || self.due.is_some_and(|due| now >= due)) {
+            return self.trigger(now);
+        }
+        let expires = self.collecting.front().filter(|oldest| !oldest.waiting.is_empty());
+        let expires = expires.map(|oldest| oldest.since + timeout);
+        let due = self.due.filter(|_| room);
+        Action::Wait(expires.into_iter().chain(due).min())
     }
 
-    /// A subtask's answer to a barrier. Returns whether it belongs to the checkpoint in flight: a late one does not.
+    /// A subtask's answer to a barrier. Returns whether it belongs to a checkpoint in flight: a late one does not.
     pub fn handle_snapshot(&mut self, subtask: u32, checkpoint: CheckpointId, snapshot: T) -> bool {
-        let State::Collecting { id, waiting, snapshots, .. } = &mut self.state else { return false };
-        if *id != checkpoint || !waiting.remove(&subtask) {
+        let Some(at) = self.collecting.iter_mut().find(|collecting| collecting.id == checkpoint) else {
+            return false;
+        };
+        if !at.waiting.remove(&subtask) {
             return false;
         }
-        snapshots.push((subtask, snapshot));
+        at.snapshots.push((subtask, snapshot));
         true
     }
 
-    /// The checkpoint is on the disk.
-    pub fn handle_written(&mut self, now: Instant) {
-        if let State::Writing { last, since, .. } = self.state {
+    /// The checkpoint that was to be written is stored.
+    pub fn handle_written(&mut self) {
+        if let Some((_, last)) = self.writing.take() {
             self.expired_in_a_row = 0;
-            self.state = if last { State::Ended } else { State::Idle { due: self.due_after(since, now) } };
+            self.ended = last;
         }
     }
 
     fn trigger(&mut self, now: Instant) -> Action<T> {
         let (id, last) = (self.next_id, self.last_wanted);
         self.next_id += 1;
+        self.due = self.interval.map(|interval| now + interval);
         let waiting = (0..self.parallelism).collect();
-        self.state = State::Collecting { id, last, since: now, waiting, snapshots: Vec::new() };
+        self.collecting.push_back(Collecting { id, last, since: now, waiting, snapshots: Vec::new() });
         Action::Trigger { id, last }
-    }
-
-    fn due_after(&self, since: Instant, now: Instant) -> Option<Instant> {
-        self.interval.map(|interval| (since + interval).max(now))
     }
 }
 
@@ -207,7 +224,7 @@ mod tests {
         assert!(schedule.handle_snapshot(0, 5, "a"));
         assert_eq!(schedule.poll_action(due), Action::Write { id: 5, snapshots: vec!["a", "b"] });
         assert_eq!(schedule.poll_action(due + INTERVAL * 9), Action::Wait(None), "one at a time");
-        schedule.handle_written(due);
+        schedule.handle_written();
         assert_eq!(schedule.poll_action(due), Action::Wait(Some(due + INTERVAL)));
     }
 
@@ -237,13 +254,13 @@ mod tests {
             assert!(schedule.handle_snapshot(subtask, 5, "x"));
         }
         assert!(matches!(schedule.poll_action(start + INTERVAL), Action::Write { id: 5, .. }));
-        schedule.handle_written(start + INTERVAL);
+        schedule.handle_written();
         assert_eq!(schedule.poll_action(start + INTERVAL), Action::Trigger { id: 6, last: true });
         for subtask in 0..2 {
             assert!(schedule.handle_snapshot(subtask, 6, "x"));
         }
         assert!(matches!(schedule.poll_action(start + INTERVAL), Action::Write { id: 6, .. }));
-        schedule.handle_written(start + INTERVAL);
+        schedule.handle_written();
         assert_eq!(schedule.poll_action(start + INTERVAL), Action::Ended);
     }
 
@@ -257,7 +274,48 @@ mod tests {
         }
         schedule.poll_action(start + INTERVAL);
         let slow = start + INTERVAL * 5;
-        schedule.handle_written(slow);
+        schedule.handle_written();
         assert_eq!(schedule.poll_action(slow), Action::Trigger { id: 6, last: false });
+    }
+
+    #[test]
+    fn several_may_be_in_flight_and_are_written_in_their_order() {
+        let start = Instant::now();
+        let mut schedule = schedule(start).with_max_concurrent(2);
+        let (first, second) = (start + INTERVAL, start + INTERVAL * 2);
+        schedule.timeout = INTERVAL * 2;
+        assert_eq!(schedule.poll_action(first), Action::Trigger { id: 5, last: false });
+        assert_eq!(schedule.poll_action(first), Action::Wait(Some(second)));
+        assert_eq!(schedule.poll_action(second), Action::Trigger { id: 6, last: false });
+        assert_eq!(
+            schedule.poll_action(second),
+            Action::Wait(Some(first + INTERVAL * 2)),
+            "no room for a third"
+        );
+        assert!(schedule.handle_snapshot(0, 5, "a5"));
+        assert!(schedule.handle_snapshot(0, 6, "a6"));
+        assert!(schedule.handle_snapshot(1, 5, "b5"));
+        assert_eq!(schedule.poll_action(second), Action::Write { id: 5, snapshots: vec!["a5", "b5"] });
+        assert!(schedule.handle_snapshot(1, 6, "b6"));
+        schedule.request_last();
+        assert_eq!(schedule.poll_action(second), Action::Wait(None), "one is written at a time");
+        schedule.handle_written();
+        assert_eq!(schedule.poll_action(second), Action::Write { id: 6, snapshots: vec!["a6", "b6"] });
+        schedule.handle_written();
+        assert_eq!(schedule.poll_action(second), Action::Trigger { id: 7, last: true });
+    }
+
+    #[test]
+    fn one_that_is_asked_for_comes_at_once_and_moves_the_next() {
+        let start = Instant::now();
+        let mut schedule = schedule(start);
+        schedule.request_now(start);
+        assert_eq!(schedule.poll_action(start), Action::Trigger { id: 5, last: false });
+        for subtask in 0..2 {
+            schedule.handle_snapshot(subtask, 5, "x");
+        }
+        assert!(matches!(schedule.poll_action(start), Action::Write { id: 5, .. }));
+        schedule.handle_written();
+        assert_eq!(schedule.poll_action(start), Action::Wait(Some(start + INTERVAL)));
     }
 }

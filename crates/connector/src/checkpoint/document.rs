@@ -25,7 +25,7 @@ use milena::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::snapshot::{CheckpointState, WriterState};
+use super::snapshot::{CheckpointState, FunctionState, Scope, WriterState};
 use super::state::{Decoder, Encoder};
 use crate::sink::Delivery;
 use crate::sink::committable::Committable;
@@ -33,13 +33,15 @@ use crate::source::{EnumeratorState, Split, StoredStart, TopicId, UnresolvedSpli
 use crate::{Error, ErrorKind, Result};
 
 /// The version of the document that this build writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The oldest version it reads: it had no functions.
+const OLDEST: u32 = 1;
 
 /// A checkpoint in words.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StateDocument {
-    /// The version of the document. Default 1.
+    /// The version of the document. Default 2; 1, which had no functions, is read too.
     #[serde(default = "version")]
     pub version: u32,
     /// The name of the job. Default `job`.
@@ -78,6 +80,24 @@ pub struct StateDocument {
     /// The numbers of transactional ids that unfinished transactions held, by subtask.
     #[serde(default)]
     pub writers: Vec<WriterDocument>,
+    /// What functions with state know.
+    #[serde(default)]
+    pub functions: Vec<FunctionDocument>,
+}
+
+/// What a function knows of one partition, or, without a topic, of the partitions of one number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionDocument {
+    /// The function's name.
+    pub function: String,
+    /// The topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// The partition's number.
+    pub partition: i32,
+    /// Its bytes, in hexadecimal digits.
+    pub state: String,
 }
 
 /// The sink's promise, by its usual name.
@@ -212,9 +232,9 @@ impl StateDocument {
     pub fn parse(text: &str) -> Result<Self> {
         let document: Self = serde_json::from_str(text)
             .map_err(|error| wrong("the document can't be read").with_source(error))?;
-        if document.version != VERSION {
+        if !(OLDEST..=VERSION).contains(&document.version) {
             return Err(wrong(format!(
-                "a document of version {}; this build reads {VERSION}",
+                "a document of version {}; this build reads {OLDEST} to {VERSION}",
                 document.version
             )));
         }
@@ -258,6 +278,7 @@ impl StateDocument {
             writers: writers
                 .map(|writer| WriterDocument { subtask: writer.subtask, held: writer.held.clone() })
                 .collect(),
+            functions: state.functions.iter().map(of_function).collect(),
         })
     }
 
@@ -306,6 +327,7 @@ impl StateDocument {
         let mut encoded = Encoder::new();
         enumerator.encode(&mut encoded);
         let committables: Result<Vec<_>> = self.transactions.into_iter().map(into_committable).collect();
+        let functions: Result<Vec<_>> = self.functions.into_iter().map(into_function).collect();
         let writers = self.writers.into_iter();
         Ok(CheckpointState {
             job: self.job,
@@ -325,8 +347,41 @@ impl StateDocument {
             writers: writers
                 .map(|writer| WriterState { subtask: writer.subtask, held: writer.held })
                 .collect(),
+            functions: functions?,
         })
     }
+}
+
+fn of_function(function: &FunctionState) -> FunctionDocument {
+    let (topic, partition) = match &function.scope {
+        Scope::Split(at) => (Some(at.topic.to_string()), at.partition),
+        Scope::Partition(partition) => (None, *partition),
+    };
+    let state = function.state.iter().map(|byte| format!("{byte:02x}")).collect();
+    FunctionDocument { function: function.function.clone(), topic, partition: partition.0, state }
+}
+
+fn into_function(document: FunctionDocument) -> Result<FunctionState> {
+    let FunctionDocument { function, topic, partition, state } = document;
+    if partition < 0 || topic.as_ref().is_some_and(String::is_empty) {
+        return Err(wrong(format!("a state of function {function} for partition {partition}")));
+    }
+    let scope = match topic {
+        Some(topic) => Scope::Split(TopicPartition::new(topic, PartitionId(partition))),
+        None => Scope::Partition(PartitionId(partition)),
+    };
+    let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let bytes: Option<Vec<u8>> = state
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| match pair {
+            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+            _ => None,
+        })
+        .collect();
+    let text =
+        format!("the state of function {function} for {scope} has other than pairs of hexadecimal digits");
+    Ok(FunctionState { state: bytes.ok_or_else(|| wrong(text))?, function, scope })
 }
 
 fn of_split(split: &Split, holder: Holder) -> SplitDocument {
@@ -452,7 +507,9 @@ mod tests {
                 r#"{"splits": [{"topic": "t", "partition": 0, "offset": 1}, {"topic": "t", "partition": 0, "offset": 2}]}"#,
                 "twice",
             ),
-            (r#"{"version": 2}"#, "version 2"),
+            (r#"{"version": 3}"#, "version 3"),
+            (r#"{"functions": [{"function": "f", "partition": 0, "state": "0g"}]}"#, "hexadecimal"),
+            (r#"{"functions": [{"function": "f", "partition": -1, "state": ""}]}"#, "partition -1"),
             (r#"{"offsets": []}"#, "unknown field"),
             ("{", "line 1"),
         ];

@@ -7,9 +7,11 @@ mod inspect;
 pub mod lock;
 pub mod snapshot;
 pub mod state;
+pub mod storage;
 pub mod store;
 
 pub use document::StateDocument;
 pub use inspect::inspect;
-pub use snapshot::CheckpointState;
+pub use snapshot::{CheckpointState, FunctionState, Scope};
+pub use storage::{CheckpointStorage, Checkpoints, Storage, StorageLock};
 pub use store::{CheckpointId, CheckpointStore, Damaged, Stored};

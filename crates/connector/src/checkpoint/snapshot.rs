@@ -1,5 +1,9 @@
 //! What a checkpoint holds: everything a job needs to go on as if it had never stopped.
 
+use std::fmt;
+
+use milena::{PartitionId, TopicPartition};
+
 use super::state::{Decoder, Encoder, StateResult};
 use super::store::CheckpointId;
 use crate::sink::Delivery;
@@ -7,7 +11,7 @@ use crate::sink::committable::Committable;
 use crate::source::split::Split;
 
 /// The version of the body that [`CheckpointState::encode`] writes.
-const VERSION: i16 = 1;
+const VERSION: i16 = 2;
 
 /// The state of one subtask's writer at a barrier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +20,66 @@ pub struct WriterState {
     pub subtask: u32,
     /// The numbers of its names that unfinished transactions held.
     pub held: Vec<u32>,
+}
+
+/// What a piece of a function's state belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// One partition.
+    Split(TopicPartition),
+    /// The partitions of this number, of all topics.
+    Partition(PartitionId),
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Split(partition) => write!(f, "{partition}"),
+            Self::Partition(partition) => write!(f, "partition {partition} of all topics"),
+        }
+    }
+}
+
+/// What a stateful function knows of one scope.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionState {
+    /// The function's name.
+    pub function: String,
+    /// What it is about.
+    pub scope: Scope,
+    /// Timers, watermark and the function's own state, in their own encoding.
+    pub state: Vec<u8>,
+}
+
+impl FunctionState {
+    fn encode(&self, out: &mut Encoder) {
+        out.put_str(&self.function);
+        match &self.scope {
+            Scope::Split(at) => {
+                out.put_u8(0);
+                out.put_str(&at.topic);
+                out.put_i32(at.partition.0);
+            }
+            Scope::Partition(partition) => {
+                out.put_u8(1);
+                out.put_i32(partition.0);
+            }
+        }
+        out.put_bytes(&self.state);
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> StateResult<Self> {
+        let function = from.take_str()?.to_owned();
+        let scope = match from.take_u8()? {
+            0 => {
+                let topic = from.take_str()?;
+                Scope::Split(TopicPartition::new(topic, PartitionId(from.take_i32()?)))
+            }
+            1 => Scope::Partition(PartitionId(from.take_i32()?)),
+            other => return Err(from.error(format!("scope {other}"))),
+        };
+        Ok(Self { function, scope, state: from.take_bytes()?.to_vec() })
+    }
 }
 
 /// The contents of a checkpoint.
@@ -43,6 +107,8 @@ pub struct CheckpointState {
     pub committables: Vec<Committable>,
     /// The writers.
     pub writers: Vec<WriterState>,
+    /// What the stateful functions know.
+    pub functions: Vec<FunctionState>,
 }
 
 impl CheckpointState {
@@ -69,6 +135,7 @@ impl CheckpointState {
             out.put_u32(writer.subtask);
             out.put_list(&writer.held, |out, &number| out.put_u32(number));
         });
+        out.put_list(&self.functions, |out, function| function.encode(out));
         out.finish()
     }
 
@@ -80,6 +147,10 @@ impl CheckpointState {
         let mut from = Decoder::new(body);
         let state = match from.take_i16()? {
             1 => Self::decode_v1(&mut from)?,
+            2 => {
+                let state = Self::decode_v1(&mut from)?;
+                Self { functions: from.take_list(FunctionState::decode)?, ..state }
+            }
             other => {
                 let text = format!("a checkpoint of version {other}, this build reads up to {VERSION}");
                 return Err(from.error(text));
@@ -89,6 +160,7 @@ impl CheckpointState {
         Ok(state)
     }
 
+    /// Version 1 knew no functions with state.
     fn decode_v1(from: &mut Decoder<'_>) -> StateResult<Self> {
         Ok(Self {
             job: from.take_str()?.to_owned(),
@@ -110,6 +182,7 @@ impl CheckpointState {
                 let subtask = from.take_u32()?;
                 Ok(WriterState { subtask, held: from.take_list(Decoder::take_u32)? })
             })?,
+            functions: Vec::new(),
         })
     }
 }
@@ -118,14 +191,14 @@ impl CheckpointState {
 pub(crate) mod tests {
     use super::*;
     use crate::sink::committable::tests::any_committable;
-    use milena::{Offset, TopicPartition};
+    use milena::Offset;
     use proptest::prelude::*;
 
     prop_compose! {
         pub(crate) fn any_state()(
             job in "[a-z]{0,5}", id: u64, parallelism: u32, delivery in 0..3, prefix: Option<String>, enumerator: Vec<u8>,
             offsets in prop::collection::vec(0..i64::MAX, 0..3), watermark: Option<i64>, subtasks: Vec<Option<i64>>,
-            committables in prop::collection::vec(any_committable(), 0..3), held: Vec<u32>,
+            committables in prop::collection::vec(any_committable(), 0..3), held: Vec<u32>, windows: Vec<u8>,
         ) -> CheckpointState {
             let split = |(partition, &offset): (i32, &i64)| Split::new(TopicPartition::new("in", partition), Offset(offset));
             CheckpointState {
@@ -140,6 +213,9 @@ pub(crate) mod tests {
                 subtask_watermarks: subtasks,
                 committables,
                 writers: vec![WriterState { subtask: 1, held }],
+                functions: [Scope::Split(TopicPartition::new("in", 3)), Scope::Partition(PartitionId(4))]
+                    .map(|scope| FunctionState { function: String::from("windows"), scope, state: windows.clone() })
+                    .to_vec(),
             }
         }
     }
@@ -175,9 +251,21 @@ pub(crate) mod tests {
             subtask_watermarks: vec![None],
             committables: Vec::new(),
             writers: vec![WriterState { subtask: 0, held: vec![1] }],
+            functions: vec![
+                FunctionState {
+                    function: String::from("f"),
+                    scope: Scope::Split(TopicPartition::new("t", 3)),
+                    state: vec![7],
+                },
+                FunctionState {
+                    function: String::from("f"),
+                    scope: Scope::Partition(PartitionId(4)),
+                    state: Vec::new(),
+                },
+            ],
         };
         let expected: &[u8] = &[
-            0, 1, // version
+            0, 2, // version
             0, 0, 0, 1, b'j', // job
             0, 0, 0, 0, 0, 0, 0, 2, // id
             0, 0, 0, 1, // parallelism
@@ -189,8 +277,18 @@ pub(crate) mod tests {
             0, 0, 0, 1, 0, // subtask watermarks
             0, 0, 0, 0, // committables
             0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, // writers
+            0, 0, 0, 2, // functions
+            0, 0, 0, 1, b'f', 0, 0, 0, 0, 1, b't', 0, 0, 0, 3, 0, 0, 0, 1, 7, // of a split
+            0, 0, 0, 1, b'f', 1, 0, 0, 0, 4, 0, 0, 0, 0, // of a partition's number
         ];
         assert_eq!(state.encode(), expected, "the format may only change with its version");
         assert_eq!(CheckpointState::decode(expected).unwrap(), state);
+        // What version 1 wrote is read for ever: the same without functions.
+        let mut first = expected[..expected.len() - 38].to_vec();
+        first[1] = 1;
+        assert_eq!(
+            CheckpointState::decode(&first).unwrap(),
+            CheckpointState { functions: Vec::new(), ..state }
+        );
     }
 }

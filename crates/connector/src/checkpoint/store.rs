@@ -68,14 +68,8 @@ impl CheckpointStore {
     /// # Errors
     /// `Misuse` if another job uses the directory; `Io` if it can't be made or written.
     pub fn open(dir: &Path, retain: usize, job: &str) -> Result<Self> {
-        fs::create_dir_all(dir).map_err(|error| {
-            let text = format!("the checkpoint directory {} can't be made", dir.display());
-            Error::new(ErrorKind::Io, text).with_source(error)
-        })?;
-        let lock = DirectoryLock::acquire(dir, job)?;
-        let store = Self { dir: dir.to_owned(), retain: retain.max(1), lock: Some(lock) };
-        store.remove_unfinished();
-        Ok(store)
+        let lock = take(dir, job)?;
+        Ok(Self { dir: dir.to_owned(), retain: retain.max(1), lock: Some(lock) })
     }
 
     /// The same directory to look at, while a job may be using it: nothing is locked, and nothing may be written. The file that was
@@ -102,19 +96,7 @@ impl CheckpointStore {
     /// # Errors
     /// `Io` if the directory can't be read.
     pub fn list(&self) -> Result<Vec<CheckpointId>> {
-        let failed = |error| {
-            let text = format!("the checkpoint directory {} can't be read", self.dir.display());
-            Error::new(ErrorKind::Io, text).with_source(error)
-        };
-        let mut ids = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            if let Some(id) = name.to_str().and_then(parse_name) {
-                ids.push(id);
-            }
-        }
-        ids.sort_unstable();
-        Ok(ids)
+        list(&self.dir)
     }
 
     /// The number for the next checkpoint: above every number in the directory.
@@ -142,13 +124,7 @@ impl CheckpointStore {
             }
         }
         let Some(newest) = damaged.first() else { return Ok(None) };
-        let text = format!(
-            "none of the {} checkpoints in {} can be read (newest: {}); put back a good copy, or move the files away to start afresh",
-            damaged.len(),
-            self.dir.display(),
-            newest.why
-        );
-        Err(Error::new(ErrorKind::State, text))
+        Err(none_readable(&self.dir.display().to_string(), damaged.len(), newest))
     }
 
     /// One checkpoint by its number.
@@ -178,20 +154,7 @@ impl CheckpointStore {
                 "this checkpoint directory was opened to be read only",
             ));
         }
-        let hidden = self.dir.join(format!(".{}", file_name(id)));
-        let path = self.path(id);
-        let written = write_synced(&hidden, &frame(body))
-            .and_then(|()| fs::rename(&hidden, &path))
-            .and_then(|()| sync_directory(&self.dir));
-        if let Err(error) = written {
-            // A leftover costs space on a disk that may be full; whether it can be removed changes nothing.
-            let _ = fs::remove_file(&hidden);
-            let text = format!(
-                "checkpoint {} can't be written; the checkpoints before it are untouched, make room or give access and start again",
-                path.display()
-            );
-            return Err(Error::new(ErrorKind::Io, text).with_source(error));
-        }
+        write_file(&self.dir, id, &frame(body))?;
         self.remove_old();
         Ok(())
     }
@@ -202,20 +165,11 @@ impl CheckpointStore {
 
     fn read(&self, id: CheckpointId) -> Result<std::result::Result<Vec<u8>, Damaged>> {
         let path = self.path(id);
-        let bytes = fs::read(&path).map_err(|error| {
-            Error::new(ErrorKind::Io, format!("checkpoint {} can't be opened", path.display()))
-                .with_source(error)
-        })?;
+        let bytes = read_file(&self.dir, id)?;
         match unframe(&bytes) {
             Ok(body) => Ok(Ok(body)),
             Err(Unreadable::Damaged(why)) => Ok(Err(Damaged { id, path, why })),
-            Err(Unreadable::Later(format)) => Err(Error::new(
-                ErrorKind::State,
-                format!(
-                    "checkpoint {} has format {format}, this version reads up to {FORMAT}; start the job with the version that wrote it",
-                    path.display()
-                ),
-            )),
+            Err(Unreadable::Later(format)) => Err(written_later(&path, format)),
         }
     }
 
@@ -229,17 +183,83 @@ impl CheckpointStore {
             }
         }
     }
+}
 
-    fn remove_unfinished(&self) {
-        let Ok(entries) = fs::read_dir(&self.dir) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            if name.to_str().and_then(|name| name.strip_prefix('.')).and_then(parse_name).is_some() {
-                // It was never finished, so nobody needs it; the next one of this number replaces it anyway.
-                let _ = fs::remove_file(entry.path());
-            }
+/// Makes a directory and locks it for a job; files that were never finished go.
+pub(super) fn take(dir: &Path, job: &str) -> Result<DirectoryLock> {
+    fs::create_dir_all(dir).map_err(|error| {
+        let text = format!("the checkpoint directory {} can't be made", dir.display());
+        Error::new(ErrorKind::Io, text).with_source(error)
+    })?;
+    let lock = DirectoryLock::acquire(dir, job)?;
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.to_str().and_then(|name| name.strip_prefix('.')).and_then(parse_name).is_some() {
+            // It was never finished, so nobody needs it; the next one of this number replaces it anyway.
+            let _ = fs::remove_file(entry.path());
         }
     }
+    Ok(lock)
+}
+
+/// The numbers of the checkpoints in a directory, ascending.
+pub(super) fn list(dir: &Path) -> Result<Vec<CheckpointId>> {
+    let failed = |error| {
+        let text = format!("the checkpoint directory {} can't be read", dir.display());
+        Error::new(ErrorKind::Io, text).with_source(error)
+    };
+    let mut ids = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        if let Some(id) = name.to_str().and_then(parse_name) {
+            ids.push(id);
+        }
+    }
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// The bytes of a checkpoint file.
+pub(super) fn read_file(dir: &Path, id: CheckpointId) -> Result<Vec<u8>> {
+    let path = dir.join(file_name(id));
+    fs::read(&path).map_err(|error| {
+        Error::new(ErrorKind::Io, format!("checkpoint {} can't be opened", path.display())).with_source(error)
+    })
+}
+
+/// Writes a checkpoint file whole: it is on the disk under its name, or not there at all.
+pub(super) fn write_file(dir: &Path, id: CheckpointId, bytes: &[u8]) -> Result<()> {
+    let hidden = dir.join(format!(".{}", file_name(id)));
+    let path = dir.join(file_name(id));
+    let written = write_synced(&hidden, bytes)
+        .and_then(|()| fs::rename(&hidden, &path))
+        .and_then(|()| sync_directory(dir));
+    written.map_err(|error| {
+        // A leftover costs space on a disk that may be full; whether it can be removed changes nothing.
+        let _ = fs::remove_file(&hidden);
+        let text = format!(
+            "checkpoint {} can't be written; the checkpoints before it are untouched, make room or give access and start again",
+            path.display()
+        );
+        Error::new(ErrorKind::Io, text).with_source(error)
+    })
+}
+
+pub(super) fn none_readable(place: &str, count: usize, newest: &Damaged) -> Error {
+    let text = format!(
+        "none of the {count} checkpoints in {place} can be read (newest: {}); put back a good copy, or move the files away to start \
+         afresh",
+        newest.why
+    );
+    Error::new(ErrorKind::State, text)
+}
+
+pub(super) fn written_later(path: &Path, format: i16) -> Error {
+    let text = format!(
+        "checkpoint {} has format {format}, this version reads up to {FORMAT}; start the job with the version that wrote it",
+        path.display()
+    );
+    Error::new(ErrorKind::State, text)
 }
 
 #[derive(Debug)]
@@ -248,7 +268,7 @@ pub(super) enum Unreadable {
     Later(i16),
 }
 
-fn frame(body: &[u8]) -> Vec<u8> {
+pub(super) fn frame(body: &[u8]) -> Vec<u8> {
     let mut out = Encoder::new();
     out.put_raw(MAGIC);
     out.put_i16(FORMAT);

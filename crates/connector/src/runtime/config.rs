@@ -1,30 +1,34 @@
 //! How a job runs.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::checkpoint::CheckpointId;
+use super::restart::Restart;
+use crate::checkpoint::{CheckpointId, Storage};
 use crate::sink::{Delivery, SinkSettings};
 use crate::{Error, ErrorKind, Result};
 
 /// Where a job starts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Restore {
     /// At the newest readable checkpoint, or afresh if there is none. The default.
     #[default]
     Latest,
     /// At this checkpoint.
     Checkpoint(CheckpointId),
+    /// At the newest checkpoint, or savepoint, of another storage. As long as it is configured each start goes back there, except those
+    /// that the job makes by itself after a checkpoint of its own.
+    Savepoint(Storage),
     /// Afresh, whatever checkpoints there are. Prepared transactions of earlier runs are aborted like other leftovers.
     Fresh,
 }
 
 /// How checkpoints are taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CheckpointConfig {
-    /// The directory they are written to; one job's own. `None` (the default): barriers are taken, records flushed and offsets
-    /// committed to the group, but nothing is stored, and a restarted job begins at its start mode. Exactly once needs one.
-    pub dir: Option<PathBuf>,
+    /// Where they are written to: a directory, or another [`Storage`], one job's own. `None` (the default): barriers are taken, records
+    /// flushed and offsets committed to the group, but nothing is stored, and a restarted job begins at its start mode. Exactly once
+    /// needs one.
+    pub storage: Option<Storage>,
     /// From one to the next. Default 10 s. With exactly once it is also how long output stays invisible.
     pub interval: Duration,
     /// After this long a checkpoint is given up and the next one tried. Default 60 s.
@@ -35,46 +39,38 @@ pub struct CheckpointConfig {
     pub retain: usize,
     /// Where the job starts.
     pub restore: Restore,
+    /// How many checkpoints may be in flight, from their barriers to the disk. Default 1, as in Flink. With more, barriers
+    /// keep their pace while a slow store or a slow subtask is waited for; each prepares transactions of its own.
+    pub max_concurrent: usize,
+    /// Whether state of functions that the job does not have any more is dropped at a restore. Default no: the job does not start.
+    pub drop_unknown_state: bool,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
         Self {
-            dir: None,
+            storage: None,
             interval: Duration::from_secs(10),
             timeout: Duration::from_secs(60),
             tolerated_timeouts: 2,
             retain: 3,
             restore: Restore::Latest,
+            max_concurrent: 1,
+            drop_unknown_state: false,
         }
     }
 }
 
 impl CheckpointConfig {
-    /// The defaults with a directory.
+    /// The defaults with a storage: a path is a directory.
     #[must_use]
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: Some(dir.into()), ..Self::default() }
-    }
-}
-
-/// Whether a failed job starts again by itself, from its last checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Restart {
-    /// How often. Default 0: the first error ends the run.
-    pub attempts: u32,
-    /// How long to wait before. Default 1 s.
-    pub delay: Duration,
-}
-
-impl Default for Restart {
-    fn default() -> Self {
-        Self { attempts: 0, delay: Duration::from_secs(1) }
+    pub fn new(storage: impl Into<Storage>) -> Self {
+        Self { storage: Some(storage.into()), ..Self::default() }
     }
 }
 
 /// How a job runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct JobConfig {
     /// Its name: in checkpoints, logs and the lock of the checkpoint directory. Default `job`.
     pub name: String,
@@ -113,7 +109,8 @@ impl JobConfig {
     /// Checks the configuration together with the sink's.
     ///
     /// # Errors
-    /// `Misuse` for a parallelism of 0 or above 10 000, an empty name, an interval or time-out of 0, exactly once without a directory, and a
+    /// `Misuse` for a parallelism of 0 or above 10 000, an empty name, an interval, time-out or number of concurrent
+    /// checkpoints of 0, exactly once without a directory, and a
     /// transaction timeout that does not cover the checkpoint interval.
     pub fn validate(&self, sink: &SinkSettings) -> Result<()> {
         let misuse = |text: String| Err(Error::new(ErrorKind::Misuse, text));
@@ -130,10 +127,13 @@ impl JobConfig {
         if checkpoint.interval.is_zero() || checkpoint.timeout.is_zero() {
             return misuse(String::from("the checkpoint interval and time-out must be more than zero"));
         }
+        if checkpoint.max_concurrent == 0 {
+            return misuse(String::from("at least one checkpoint must be allowed in flight"));
+        }
         if sink.delivery != Delivery::ExactlyOnce {
             return Ok(());
         }
-        if checkpoint.dir.is_none() {
+        if checkpoint.storage.is_none() {
             let text = "exactly once needs a checkpoint directory: after a crash, only it can tell which transactions to commit";
             return misuse(String::from(text));
         }

@@ -2,10 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::report::JobMetrics;
+use super::savepoint::{Requests, Savepoint};
+use crate::Result as JobResult;
+use crate::checkpoint::Storage;
 
 /// A moment in the life of a checkpoint, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +80,8 @@ pub struct JobControl {
 struct Inner {
     stop: watch::Sender<bool>,
     cancel: watch::Sender<bool>,
+    drain: AtomicBool,
+    savepoints: Requests,
     metrics: watch::Sender<JobMetrics>,
     hooks: Option<Arc<dyn JobHooks>>,
 }
@@ -111,6 +118,8 @@ impl JobControl {
         let inner = Inner {
             stop: watch::Sender::new(false),
             cancel: watch::Sender::new(false),
+            drain: AtomicBool::new(false),
+            savepoints: Requests::default(),
             metrics: watch::Sender::new(JobMetrics::default()),
             hooks,
         };
@@ -121,6 +130,49 @@ impl JobControl {
     /// the job runs, and more than once.
     pub fn stop(&self) {
         self.inner.stop.send_replace(true);
+    }
+
+    /// Asks for a savepoint: a checkpoint is taken as soon as there is room for one, and written to `to` as well, where the job never
+    /// touches it again. A path is a directory. The future may be dropped; the savepoint is taken all the same.
+    ///
+    /// # Errors
+    /// `Io` or `Misuse` if it can't be written, which does not trouble the job; `Closed` if the job ended, or failed, before.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub fn savepoint(&self, to: impl Into<Storage>) -> BoxFuture<'static, JobResult<Savepoint>> {
+        Box::pin(self.inner.savepoints.ask(to.into(), false))
+    }
+
+    /// Stops the job, as [`stop`](Self::stop), with its last checkpoint as a savepoint.
+    ///
+    /// # Errors
+    /// As [`savepoint`](Self::savepoint).
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub fn stop_with_savepoint(&self, to: impl Into<Storage>) -> BoxFuture<'static, JobResult<Savepoint>> {
+        let savepoint = self.inner.savepoints.ask(to.into(), true);
+        self.stop();
+        Box::pin(savepoint)
+    }
+
+    pub(super) fn savepoints(&self) -> &Requests {
+        &self.inner.savepoints
+    }
+
+    /// Asks the job to stop for good: it reads no more, its functions see the largest watermark for every partition, send on what they
+    /// still have and are emptied, and then it stops as by [`stop`](Self::stop). A job that goes on from there begins with empty
+    /// functions; use `stop` if it is to go on as if nothing had been (Flink: stop with a savepoint and `--drain`).
+    pub fn drain(&self) {
+        self.inner.drain.store(true, Ordering::Release);
+        self.stop();
+    }
+
+    /// Whether a drain was asked for.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.inner.drain.load(Ordering::Acquire)
     }
 
     /// Asks the job to end at once, without a checkpoint: what is open, and what is prepared and promised by no checkpoint, is aborted, so that

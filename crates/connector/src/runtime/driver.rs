@@ -11,16 +11,17 @@ use tokio::task::JoinSet;
 use super::commits::{Commits, Settled};
 use super::config::JobConfig;
 use super::control::{Halt, JobControl};
+use super::cut::{Cut, Head};
 use super::job::Pipeline;
 use super::persist::{self, Written};
 use super::recovery;
 use super::registry::PrefixClaim;
 use super::report::{Gauges, JobReport, job_watermark};
+use super::states::States;
 use super::subtask::{ABORT_WITHIN, Command, Event, Snapshot, SubtaskContext};
 use super::time_left::TimeLeft;
 use crate::checkpoint::coordinator::{Action, Coordinator};
-use crate::checkpoint::state::Encoder;
-use crate::checkpoint::{CheckpointId, CheckpointState, CheckpointStore};
+use crate::checkpoint::{CheckpointId, CheckpointState, Checkpoints};
 use crate::sink::committer::{Committer, age};
 use crate::sink::naming::NamePool;
 use crate::source::{Command as SourceCommand, Discovered, Enumerator, Resolved, SourceMetrics};
@@ -45,14 +46,17 @@ pub(super) struct Run<'a> {
     began: Instant,
     /// Records of the runs before this restart.
     before: (u64, u64),
-    store: Option<Arc<CheckpointStore>>,
+    before_late: u64,
+    store: Option<Arc<Checkpoints>>,
     source_client: Client,
     sink_client: Client,
     names: NamePool,
     time_left: TimeLeft,
     enumerator: Enumerator,
     schedule: Coordinator<Snapshot>,
-    triggered: Instant,
+    /// What the checkpoints in flight hold besides the subtasks' answers.
+    cuts: BTreeMap<CheckpointId, Cut>,
+    states: States,
     commits: Commits,
     subtasks: JoinSet<Result<(), Halt>>,
     commands: Vec<UnboundedSender<Command>>,
@@ -62,8 +66,8 @@ pub(super) struct Run<'a> {
     writing: JoinSet<Result<Written, Halt>>,
     /// Whether a checkpoint may be on the disk that is not known to be: from the start of its write to its success.
     in_doubt: bool,
-    /// The watermark of the checkpoint that is being written.
-    watermark_in_writing: Option<i64>,
+    /// When the checkpoint that is being written was triggered, and its watermark.
+    in_writing: Option<(Instant, Option<i64>)>,
     finished: BTreeSet<u32>,
     stop_by: Option<Instant>,
     claim: Option<Arc<PrefixClaim>>,
@@ -142,8 +146,9 @@ impl<'a> Run<'a> {
         metrics.watermark = restored.as_ref().and_then(|state| state.watermark).max(metrics.watermark);
         metrics.checkpoint_watermark = restored.as_ref().and_then(|state| state.watermark);
         let before = (metrics.records_in, metrics.records_out);
+        let before_late = metrics.late_records;
         let grammar = recovery::grammar(&sink, config.parallelism);
-        let enumerator = persist::enumerator(pipeline, config.parallelism, restored)?;
+        let (enumerator, states) = persist::restore(pipeline, config, restored)?;
         let committer = Committer::new(sink_client.clone(), sink.commit);
         let checkpoint = &config.checkpoint;
         let schedule = Coordinator::new(
@@ -152,7 +157,8 @@ impl<'a> Run<'a> {
             checkpoint.timeout,
             opened.next_id,
             Instant::now(),
-        );
+        )
+        .with_max_concurrent(checkpoint.max_concurrent);
         let (tell, events) = unbounded_channel();
         let mut run = Self {
             pipeline,
@@ -161,6 +167,7 @@ impl<'a> Run<'a> {
             report,
             began,
             before,
+            before_late,
             store: opened.store,
             source_client,
             sink_client,
@@ -168,7 +175,8 @@ impl<'a> Run<'a> {
             time_left: TimeLeft::new(sink.transaction_timeout),
             enumerator,
             schedule,
-            triggered: Instant::now(),
+            cuts: BTreeMap::new(),
+            states,
             commits: Commits::new(committer, control.clone(), sink.on_loss),
             subtasks: JoinSet::new(),
             commands: Vec::new(),
@@ -177,7 +185,7 @@ impl<'a> Run<'a> {
             lookups: JoinSet::new(),
             writing: JoinSet::new(),
             in_doubt: false,
-            watermark_in_writing: None,
+            in_writing: None,
             finished: BTreeSet::new(),
             stop_by: None,
             claim,
@@ -239,6 +247,7 @@ impl<'a> Run<'a> {
                 Some(looked) = self.lookups.join_next() => self.on_lookup(looked),
                 Some(written) = self.writing.join_next() => self.on_written(written)?,
                 _ = stopping.wait_for(|&stop| stop), if !stop_asked => self.request_last(),
+                () = self.control.savepoints().asked() => self.schedule.request_now(Instant::now()),
                 _ = cancelled.wait_for(|&cancel| cancel) => {
                     return Err(Error::new(ErrorKind::Closed, "the job was cancelled").into());
                 }
@@ -267,6 +276,15 @@ impl<'a> Run<'a> {
     }
 
     fn carry_out_source_commands(&mut self) -> Result<(), Halt> {
+        if !self.states.is_empty() {
+            let (finished, open): (Vec<_>, Vec<_>) =
+                (self.enumerator.finished().collect(), self.enumerator.open().collect());
+            for (subtask, partition, states) in
+                self.states.conclude(&finished, &open, self.config.parallelism)?
+            {
+                self.tell(subtask, Command::Conclude { partition, states });
+            }
+        }
         while let Some(command) = self.enumerator.poll_command() {
             match command {
                 SourceCommand::Discover => {
@@ -277,7 +295,10 @@ impl<'a> Run<'a> {
                     let looking = self.pipeline.resolve(self.source_client.clone(), requests);
                     self.lookups.spawn(async move { Lookup::Resolved(looking.await) });
                 }
-                SourceCommand::Assign { subtask, splits } => self.tell(subtask, Command::Assign(splits)),
+                SourceCommand::Assign { subtask, splits } => {
+                    let states = self.states.assign(subtask, &splits)?;
+                    self.tell(subtask, Command::Assign { splits, states });
+                }
                 SourceCommand::Remove { subtask, partitions } => {
                     self.tell(subtask, Command::Remove(partitions));
                 }
@@ -296,12 +317,10 @@ impl<'a> Run<'a> {
         }
         loop {
             match self.schedule.poll_action(Instant::now()) {
-                Action::Trigger { id, last } => {
-                    self.triggered = Instant::now();
-                    self.tell_all(|| Command::Barrier { checkpoint: id, last });
-                }
-                Action::Write { id, snapshots } => self.write(id, &snapshots),
+                Action::Trigger { id, last } => self.trigger(id, last),
+                Action::Write { id, snapshots } => self.write(id, snapshots),
                 Action::Expired { id, missing, in_a_row } => {
+                    self.cuts.remove(&id);
                     self.report.metrics.expired_checkpoints += 1;
                     self.tell_all(|| Command::Forget { checkpoint: id });
                     let text = format!(
@@ -320,29 +339,41 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn write(&mut self, id: CheckpointId, snapshots: &[Snapshot]) {
+    fn trigger(&mut self, id: CheckpointId, last: bool) {
+        let drain = last && self.control.is_draining();
+        let savepoints = self.control.savepoints().take(last);
+        self.cuts.insert(
+            id,
+            Cut {
+                savepoints,
+                triggered: Instant::now(),
+                enumerator: self.enumerator.snapshot(),
+                // A drained job has no use for the state of partitions that nobody reads.
+                held: if drain { Vec::new() } else { self.states.held() },
+            },
+        );
+        self.tell_all(|| Command::Barrier { checkpoint: id, last, drain });
+    }
+
+    fn write(&mut self, id: CheckpointId, snapshots: Vec<Snapshot>) {
+        // It was put there when the barriers went out.
+        let Some(mut cut) = self.cuts.remove(&id) else { return };
+        let savepoints = std::mem::take(&mut cut.savepoints);
         let at_barrier: Vec<_> = snapshots.iter().map(|snapshot| snapshot.metrics).collect();
         let watermark = job_watermark(self.report.metrics.checkpoint_watermark, &at_barrier);
-        self.watermark_in_writing = watermark;
-        let mut enumerator = Encoder::new();
-        self.enumerator.snapshot().encode(&mut enumerator);
+        self.in_writing = Some((cut.triggered, watermark));
         let sink = self.pipeline.sink();
-        let state = CheckpointState {
+        let head = Head {
             job: self.config.name.clone(),
             id,
-            parallelism: self.config.parallelism,
             delivery: sink.delivery,
             prefix: sink.prefix.clone(),
-            enumerator: enumerator.finish(),
-            splits: snapshots.iter().flat_map(|snapshot| snapshot.splits.iter().cloned()).collect(),
             watermark,
-            subtask_watermarks: at_barrier.iter().map(|metrics| metrics.watermark).collect(),
-            committables: self.commits.unsettled(id),
-            writers: snapshots.iter().map(|snapshot| snapshot.writer.clone()).collect(),
         };
+        let state = cut.into_state(head, snapshots, self.commits.unsettled(id));
         let (store, client, control) = (self.store.clone(), self.sink_client.clone(), self.control.clone());
         self.in_doubt = true;
-        self.writing.spawn(async move { persist::write(store, &client, &control, state).await });
+        self.writing.spawn(async move { persist::write(store, &client, &control, state, savepoints).await });
     }
 
     fn on_written(
@@ -361,10 +392,12 @@ impl<'a> Run<'a> {
         let metrics = &mut self.report.metrics;
         metrics.checkpoints += 1;
         metrics.last_checkpoint = Some(id);
-        metrics.checkpoint_watermark = self.watermark_in_writing;
-        metrics.last_checkpoint_took = Some(self.triggered.elapsed());
+        if let Some((triggered, watermark)) = self.in_writing.take() {
+            metrics.checkpoint_watermark = watermark;
+            metrics.last_checkpoint_took = Some(triggered.elapsed());
+        }
         metrics.offsets.extend(offsets);
-        self.schedule.handle_written(Instant::now());
+        self.schedule.handle_written();
         self.commits.on_complete(id);
         self.tell_all(|| Command::Complete { checkpoint: id });
         self.publish();
@@ -477,6 +510,8 @@ impl<'a> Run<'a> {
             self.before.0 + metrics.subtasks.iter().map(|subtask| subtask.records_in).sum::<u64>();
         metrics.records_out =
             self.before.1 + metrics.subtasks.iter().map(|subtask| subtask.records_out).sum::<u64>();
+        metrics.late_records =
+            self.before_late + metrics.subtasks.iter().map(|subtask| subtask.late_records).sum::<u64>();
         metrics.pending_commits = self.commits.len() as u64;
         metrics.transaction_time_left = time_left;
         metrics.elapsed = self.began.elapsed();

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
@@ -10,9 +12,14 @@ use milena::{Client, ClientConfig};
 use super::config::{JobConfig, Restore};
 use super::control::{Halt, JobControl};
 use super::driver::Run;
-use super::functions::{Chain, Filter, FlatMap, Identity, Map, MapAsync, TryMap};
+use super::functions::{
+    Chain, Filter, FlatMap, FunctionSpec, Identity, Map, MapAsync, Process, Processing, Scoping, Stage, Then,
+    TryMap,
+};
 use super::report::JobReport;
+use super::restart::RestartTimer;
 use super::subtask::{Subtask, SubtaskContext};
+use crate::checkpoint::snapshot::Scope;
 use crate::sink::writer::{Writer, WriterContext};
 use crate::sink::{KafkaSink, SinkSettings};
 use crate::source::{
@@ -40,50 +47,81 @@ where
     C: Chain<T>,
 {
     /// Turns each element into another. Each subtask has its own clone of the function.
-    pub fn map<U, F>(self, function: F) -> Stream<T, Map<C, F>>
+    pub fn map<U, F>(self, function: F) -> Stream<T, Then<C, Map<F>>>
     where
         U: Send + 'static,
         F: FnMut(C::Out) -> U + Clone + Send + 'static,
     {
-        Stream { source: self.source, chain: Map { before: self.chain, function } }
+        self.then(Map { function })
     }
 
     /// Turns each element into another, or fails the job.
-    pub fn try_map<U, F>(self, function: F) -> Stream<T, TryMap<C, F>>
+    pub fn try_map<U, F>(self, function: F) -> Stream<T, Then<C, TryMap<F>>>
     where
         U: Send + 'static,
         F: FnMut(C::Out) -> std::result::Result<U, BoxError> + Clone + Send + 'static,
     {
-        Stream { source: self.source, chain: TryMap { before: self.chain, function } }
+        self.then(TryMap { function })
     }
 
     /// Keeps the elements for which the function is true.
-    pub fn filter<F>(self, function: F) -> Stream<T, Filter<C, F>>
+    pub fn filter<F>(self, function: F) -> Stream<T, Then<C, Filter<F>>>
     where
         F: FnMut(&C::Out) -> bool + Clone + Send + 'static,
     {
-        Stream { source: self.source, chain: Filter { before: self.chain, function } }
+        self.then(Filter { function })
     }
 
     /// Turns each element into any number of others, which have its event time.
-    pub fn flat_map<I, F>(self, function: F) -> Stream<T, FlatMap<C, F>>
+    pub fn flat_map<I, F>(self, function: F) -> Stream<T, Then<C, FlatMap<F>>>
     where
         I: IntoIterator,
         I::Item: Send + 'static,
         F: FnMut(C::Out) -> I + Clone + Send + 'static,
     {
-        Stream { source: self.source, chain: FlatMap { before: self.chain, function } }
+        self.then(FlatMap { function })
     }
 
     /// Turns each element into another by a future, or fails the job. At most `concurrency` run at once in a subtask; results keep the
     /// order of the elements. None is running while a checkpoint is taken.
-    pub fn map_async<U, F, Fut>(self, concurrency: usize, function: F) -> Stream<T, MapAsync<C, F>>
+    pub fn map_async<U, F, Fut>(self, concurrency: usize, function: F) -> Stream<T, Then<C, MapAsync<F>>>
     where
         U: Send + 'static,
         F: FnMut(C::Out) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = std::result::Result<U, BoxError>> + Send + 'static,
     {
-        Stream { source: self.source, chain: MapAsync { before: self.chain, concurrency, function } }
+        self.then(MapAsync { concurrency, function })
+    }
+
+    /// Puts elements through a function with state, which is made once for each partition: it sees watermarks, sets event-time timers,
+    /// and what it knows is in every checkpoint under `name` and goes where its partition goes when the parallelism changes.
+    ///
+    /// A function's watermark is its subtask's, and the largest possible when its partition is at its end.
+    pub fn process<P, F>(self, name: impl Into<Arc<str>>, function: F) -> Stream<T, Then<C, Processing<F, P>>>
+    where
+        P: Process<In = C::Out>,
+        F: Fn(&Scope) -> P + Clone + Send + 'static,
+    {
+        self.then(Processing::new(name.into(), Scoping::Split, function))
+    }
+
+    /// The same, with one function for the partitions of one number of all topics: a join of topics that are partitioned in the same
+    /// way. The source's assigner must be [`Assigner::CoPartitioned`](crate::source::Assigner::CoPartitioned), or another
+    /// that keeps such partitions together; else the job fails with `Misuse`.
+    pub fn process_co_partitioned<P, F>(
+        self,
+        name: impl Into<Arc<str>>,
+        function: F,
+    ) -> Stream<T, Then<C, Processing<F, P>>>
+    where
+        P: Process<In = C::Out>,
+        F: Fn(&Scope) -> P + Clone + Send + 'static,
+    {
+        self.then(Processing::new(name.into(), Scoping::Partition, function))
+    }
+
+    fn then<S: Stage<C::Out>>(self, stage: S) -> Stream<T, Then<C, S>> {
+        Stream { source: self.source, chain: Then { before: self.chain, stage } }
     }
 
     /// Writes the elements to a sink: the job.
@@ -156,13 +194,19 @@ impl Job {
     /// # Cancellation
     /// Dropping the future is as safe as killing the process, at any point: tasks end, nothing is flushed or aborted, and the next
     /// run with the same checkpoint directory recovers.
-    pub async fn run(mut self, mut config: JobConfig, control: JobControl) -> Result<JobReport> {
+    pub async fn run(self, config: JobConfig, control: JobControl) -> Result<JobReport> {
+        let ended = self.run_on(config, &control).await;
+        control.savepoints().end();
+        ended
+    }
+
+    async fn run_on(mut self, mut config: JobConfig, control: &JobControl) -> Result<JobReport> {
         config.validate(self.pipeline.sink())?;
-        let began = Instant::now();
+        let (began, mut restart) = (Instant::now(), RestartTimer::new(config.restart));
         let mut report =
             JobReport { job: config.name.clone(), parallelism: config.parallelism, ..JobReport::default() };
         loop {
-            let ended = Run::once(&mut *self.pipeline, &config, &control, began, &mut report).await;
+            let ended = Run::once(&mut *self.pipeline, &config, control, began, &mut report).await;
             report.metrics.elapsed = began.elapsed();
             control.publish(report.metrics.clone());
             let error = match ended {
@@ -172,8 +216,9 @@ impl Job {
                 }
                 Err(Halt::Error(error)) => error,
             };
-            let again = report.metrics.restarts < config.restart.attempts && may_restart(&error);
-            if !again || control.is_stopping() || control.is_cancelled() {
+            let delay = restart.next(Instant::now(), chance());
+            let Some(delay) = delay.filter(|_| may_restart(&error)) else { return Err(error) };
+            if control.is_stopping() || control.is_cancelled() {
                 return Err(error);
             }
             report.metrics.restarts += 1;
@@ -181,15 +226,21 @@ impl Job {
                 // What this run has promised since counts, wherever it was told to begin.
                 config.checkpoint.restore = Restore::Latest;
             }
-            tracing::warn!(%error, restart = report.metrics.restarts, "the job failed and starts again from its last checkpoint");
+            tracing::warn!(%error, ?delay, restart = report.metrics.restarts, "the job failed and starts again from its last checkpoint");
             let (mut stopping, mut cancelled) = (control.stopping(), control.cancelled());
             tokio::select! {
-                () = tokio::time::sleep(config.restart.delay) => {}
+                () = tokio::time::sleep(delay) => {}
                 _ = stopping.wait_for(|&stop| stop) => return Err(error),
                 _ = cancelled.wait_for(|&cancel| cancel) => return Err(error),
             }
         }
     }
+}
+
+/// A number from 0 to 1, for the jitter of delays.
+fn chance() -> f64 {
+    let drawn = RandomState::new().hash_one("restart") >> 32;
+    f64::from(u32::try_from(drawn).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
 }
 
 /// Whether starting again can help: not against a wrong configuration, lost records, or state that can't be read.
@@ -201,6 +252,7 @@ fn may_restart(error: &Error) -> bool {
 pub(super) trait Pipeline: Send {
     fn sink(&self) -> &SinkSettings;
     fn source_client(&self) -> &ClientConfig;
+    fn functions(&self) -> Vec<FunctionSpec>;
     fn enumerator(
         &self,
         parallelism: u32,
@@ -232,6 +284,10 @@ where
 
     fn source_client(&self) -> &ClientConfig {
         self.source.client_config()
+    }
+
+    fn functions(&self) -> Vec<FunctionSpec> {
+        self.chain.specs()
     }
 
     fn enumerator(

@@ -20,6 +20,7 @@
 mod commits;
 mod config;
 mod control;
+mod cut;
 mod driver;
 mod functions;
 mod job;
@@ -27,11 +28,19 @@ mod persist;
 mod recovery;
 mod registry;
 mod report;
+mod restart;
+mod savepoint;
+mod states;
 mod subtask;
 mod time_left;
 
-pub use config::{CheckpointConfig, JobConfig, Restart, Restore};
+pub use config::{CheckpointConfig, JobConfig, Restore};
 pub use control::{JobControl, JobHooks, Step, Verdict};
-pub use functions::{Batch, Chain, Filter, FlatMap, Identity, Map, MapAsync, TryMap};
+pub use functions::{
+    Batch, Chain, Context, Filter, Fired, FlatMap, FunctionSpec, Identity, Map, MapAsync, OnLate, Process,
+    Processing, Scoping, Stage, Then, TryMap, TumblingWindows, Window,
+};
 pub use job::{Job, Stream};
 pub use report::{JobMetrics, JobReport, SubtaskMetrics};
+pub use restart::{ExponentialDelay, Restart};
+pub use savepoint::Savepoint;

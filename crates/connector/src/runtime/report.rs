@@ -54,6 +54,8 @@ pub struct JobMetrics {
     pub subtasks: Vec<SubtaskMetrics>,
     /// The next offset of each partition at the newest complete checkpoint, by `topic-partition`.
     pub offsets: BTreeMap<String, i64>,
+    /// Elements that came too late for a function, in this run.
+    pub late_records: u64,
     /// How often this run restarted by itself.
     pub restarts: u32,
     /// How long this run has lasted.
@@ -72,6 +74,8 @@ pub struct SubtaskMetrics {
     pub records_dropped: u64,
     /// Records written to the dead-letter topic instead.
     pub dead_letters: u64,
+    /// Elements that came too late for a function: dropped or diverted by it.
+    pub late_records: u64,
     /// Its watermark in milliseconds.
     pub watermark: Option<i64>,
     /// Whether none of its partitions has anything to say about time.
@@ -120,6 +124,7 @@ pub(super) struct Gauges {
     pub(super) records_out: AtomicU64,
     records_dropped: AtomicU64,
     dead_letters: AtomicU64,
+    pub(super) late: AtomicU64,
     /// Where `open_since` counts from.
     origin: Instant,
     /// When the open transaction began, in milliseconds and one since `origin`; 0 while there is none.
@@ -140,6 +145,7 @@ impl Gauges {
             records_out: AtomicU64::new(0),
             records_dropped: AtomicU64::new(0),
             dead_letters: AtomicU64::new(0),
+            late: AtomicU64::new(0),
             origin: Instant::now(),
             open_since: AtomicU64::new(0),
             watermark: AtomicI64::new(NO_WATERMARK),
@@ -177,6 +183,7 @@ impl Gauges {
             records_out: self.records_out.load(Ordering::Relaxed),
             records_dropped: self.records_dropped.load(Ordering::Relaxed),
             dead_letters: self.dead_letters.load(Ordering::Relaxed),
+            late_records: self.late.load(Ordering::Relaxed),
             watermark: (watermark != NO_WATERMARK).then_some(watermark),
             idle: self.idle.load(Ordering::Relaxed),
             finished: self.finished.load(Ordering::Relaxed),

@@ -1,5 +1,6 @@
 //! One subtask: reader, functions, writer, in one task.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,7 +13,8 @@ use super::functions::Chain;
 use super::registry::PrefixClaim;
 use super::report::{Gauges, SubtaskMetrics};
 use crate::checkpoint::CheckpointId;
-use crate::checkpoint::snapshot::WriterState;
+use crate::checkpoint::snapshot::{FunctionState, WriterState};
+use crate::schema::Stamped;
 use crate::sink::committable::Committable;
 use crate::sink::naming::NamePool;
 use crate::sink::writer::Writer;
@@ -29,13 +31,24 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 /// What the coordinator tells a subtask.
 #[derive(Debug)]
 pub(super) enum Command {
-    Assign(Vec<Split>),
+    Assign {
+        splits: Vec<Split>,
+        /// What functions know of them.
+        states: Vec<FunctionState>,
+    },
     Remove(Vec<TopicPartition>),
+    /// A partition that nobody reads is at its end: its functions see that.
+    Conclude {
+        partition: TopicPartition,
+        states: Vec<FunctionState>,
+    },
     NoMoreSplits,
     /// Take part in a checkpoint; after the last one, read no more.
     Barrier {
         checkpoint: CheckpointId,
         last: bool,
+        /// Before the last one, every partition is at its end for the functions.
+        drain: bool,
     },
     Complete {
         checkpoint: CheckpointId,
@@ -70,6 +83,9 @@ pub(super) enum Event {
 #[derive(Clone, Debug)]
 pub(super) struct Snapshot {
     pub(super) splits: Vec<Split>,
+    /// Splits that came to their end before the barrier, where they stand: the reader knows them no more.
+    pub(super) ended: Vec<Split>,
+    pub(super) functions: Vec<FunctionState>,
     /// The subtask's numbers at the barrier, behind the last element before it.
     pub(super) metrics: SubtaskMetrics,
     pub(super) committable: Option<Committable>,
@@ -95,6 +111,9 @@ pub(super) struct Subtask<T, C: Chain<T>> {
     reader: SourceReader<T>,
     chain: C,
     writer: Writer<C::Out>,
+    /// What is being read, for the functions' sake.
+    partitions: BTreeSet<TopicPartition>,
+    ended: BTreeMap<TopicPartition, Split>,
     reading: bool,
     /// Offsets are to be committed while nothing is read.
     settling: bool,
@@ -119,7 +138,16 @@ where
     ) -> Self {
         // It is set once for each subtask, whose gauges are new.
         let _ = context.gauges.source.set(reader.live_metrics());
-        Self { context, reader, chain, writer, reading: true, settling: false }
+        Self {
+            context,
+            reader,
+            chain,
+            writer,
+            partitions: BTreeSet::new(),
+            ended: BTreeMap::new(),
+            reading: true,
+            settling: false,
+        }
     }
 
     /// Runs until told to end. An open transaction is aborted if something fails, but not in a crash.
@@ -183,10 +211,26 @@ where
 
     async fn on_command(&mut self, command: Command) -> Result<Next, Halt> {
         match command {
-            Command::Assign(splits) => self.reader.add_splits(splits)?,
-            Command::Remove(partitions) => self.reader.remove_splits(&partitions),
+            Command::Assign { splits, states } => {
+                for at in splits.iter().map(|split| &split.topic_partition) {
+                    self.chain.add(at, &states)?;
+                    self.partitions.insert(at.clone());
+                    self.ended.remove(at);
+                }
+                self.reader.add_splits(splits)?;
+            }
+            Command::Remove(partitions) => {
+                self.reader.remove_splits(&partitions);
+                for at in &partitions {
+                    self.end(at).await?;
+                }
+            }
+            Command::Conclude { partition, states } => {
+                self.chain.add(&partition, &states)?;
+                self.end(&partition).await?;
+            }
             Command::NoMoreSplits => self.reader.no_more_splits(),
-            Command::Barrier { checkpoint, last } => self.on_barrier(checkpoint, last).await?,
+            Command::Barrier { checkpoint, last, drain } => self.on_barrier(checkpoint, last, drain).await?,
             Command::Complete { checkpoint } => {
                 self.reader.notify_checkpoint_complete(checkpoint);
                 self.settling = !self.reading;
@@ -207,10 +251,15 @@ where
     }
 
     /// Flush, prepare, snapshot, begin the next.
-    async fn on_barrier(&mut self, checkpoint: CheckpointId, last: bool) -> Result<(), Halt> {
+    async fn on_barrier(&mut self, checkpoint: CheckpointId, last: bool, drain: bool) -> Result<(), Halt> {
         let subtask = self.context.subtask;
         if last {
             self.reading = false;
+        }
+        if drain {
+            for at in self.partitions.clone() {
+                self.end(&at).await?;
+            }
         }
         self.context.control.reach(Step::BeforeFlush, Some(subtask))?;
         self.writer.flush(last).await?;
@@ -218,8 +267,12 @@ where
         let committable = self.writer.prepare(checkpoint).await?;
         self.context.gauges.take_from(&self.writer);
         self.context.control.reach(Step::AfterPrepare, Some(subtask))?;
+        let mut functions = Vec::new();
+        self.chain.snapshot(&mut functions)?;
         let snapshot = Snapshot {
             splits: self.reader.snapshot(checkpoint),
+            ended: self.ended.values().cloned().collect(),
+            functions,
             metrics: self.context.gauges.read(),
             committable,
             writer: self.writer.snapshot(),
@@ -238,25 +291,28 @@ where
                 gauges.idle.store(false, Ordering::Relaxed);
                 gauges.records_in.fetch_add(batch.records, Ordering::Relaxed);
                 let partition = batch.topic_partition;
-                let elements = self.chain.process(batch.elements).await.map_err(|error| {
+                let elements = self.chain.process(&partition, batch.elements).await.map_err(|error| {
                     if error.topic_partition().is_some() {
                         error
                     } else {
                         error.with_topic_partition(partition)
                     }
                 })?;
-                for element in elements {
-                    if self.writer.take(&element.value, element.timestamp)? {
-                        self.writer.send(element.timestamp).await?;
-                        gauges.records_out.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-                gauges.take_from(&self.writer);
+                self.write(elements).await?;
             }
-            ReaderEvent::Watermark(watermark) => gauges.raise_watermark(watermark),
+            ReaderEvent::Watermark(watermark) => {
+                gauges.raise_watermark(watermark);
+                for (_, elements) in self.chain.advance(watermark).await? {
+                    self.write(elements).await?;
+                }
+            }
             ReaderEvent::Idle => gauges.idle.store(true, Ordering::Relaxed),
             ReaderEvent::Active => gauges.idle.store(false, Ordering::Relaxed),
-            ReaderEvent::SplitFinished(split) => self.tell(Event::SplitFinished(split)),
+            ReaderEvent::SplitFinished(split) => {
+                self.end(&split.topic_partition).await?;
+                self.ended.insert(split.topic_partition.clone(), split.clone());
+                self.tell(Event::SplitFinished(split));
+            }
             ReaderEvent::Finished => {
                 self.reading = false;
                 gauges.finished.store(true, Ordering::Relaxed);
@@ -264,6 +320,25 @@ where
             }
         }
         Ok(())
+    }
+
+    async fn write(&mut self, elements: Vec<Stamped<C::Out>>) -> Result<(), Halt> {
+        for element in elements {
+            if self.writer.take(&element.value, element.timestamp)? {
+                self.writer.send(element.timestamp).await?;
+                self.context.gauges.records_out.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.context.gauges.late.store(self.chain.late(), Ordering::Relaxed);
+        self.context.gauges.take_from(&self.writer);
+        Ok(())
+    }
+
+    /// A partition will bring nothing any more: the functions see the largest watermark for it, and what they still have is written.
+    async fn end(&mut self, at: &TopicPartition) -> Result<(), Halt> {
+        self.partitions.remove(at);
+        let elements = self.chain.end(at).await?;
+        self.write(elements).await
     }
 
     /// A coordinator that does not listen any more is noticed by its closed command channel.

@@ -38,6 +38,8 @@ pub enum Assigner {
     /// The subtask with the fewest partitions of all topics; on a tie the one with the fewest of this topic, then the lowest
     /// index.
     Balanced,
+    /// By the partition's number alone: partitions of one number of all topics are read by one subtask, as joins need it.
+    CoPartitioned,
     /// The user's own.
     Custom(Arc<dyn Assign>),
 }
@@ -55,6 +57,7 @@ impl Assigner {
                 let least = load.iter().enumerate().min_by_key(|(index, load)| (**load, *index));
                 least.map_or(0, |(index, _)| u32::try_from(index).unwrap_or(u32::MAX))
             }
+            Self::CoPartitioned => partition.partition.0.unsigned_abs().checked_rem(parallelism).unwrap_or(0),
             Self::Custom(rule) => rule.owner(partition, load).checked_rem(parallelism).unwrap_or(0),
         }
     }
@@ -161,5 +164,16 @@ mod tests {
     fn no_subtasks_is_not_a_division_by_zero() {
         assert_eq!(owner("a", 3, 0), 0);
         assert_eq!(Assigner::Balanced.owner(&tp("a", 0), &[]), 0);
+        assert_eq!(Assigner::CoPartitioned.owner(&tp("a", 0), &[]), 0);
+    }
+
+    #[test]
+    fn co_partitioned_topics_stay_together() {
+        let load = [Load::default(); 4];
+        for partition in 0..9 {
+            let owners = ["orders", "payments"]
+                .map(|topic| Assigner::CoPartitioned.owner(&tp(topic, partition), &load));
+            assert_eq!(owners, [partition.unsigned_abs() % 4; 2]);
+        }
     }
 }

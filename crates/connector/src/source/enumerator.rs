@@ -505,6 +505,17 @@ impl Enumerator {
         })
     }
 
+    /// The partitions that were read to their stops.
+    pub fn finished(&self) -> impl Iterator<Item = &TopicPartition> {
+        let finished = |known: &Known| matches!(known.place, Place::Finished { .. });
+        self.known.iter().filter(move |(_, known)| finished(known)).map(|(at, _)| at)
+    }
+
+    /// The partitions that are read, or will be: waiting, assigned, or without their offsets yet.
+    pub fn open(&self) -> impl Iterator<Item = &TopicPartition> {
+        self.owners().map(|(at, _)| at).chain(self.reopened.keys()).chain(self.unresolved.keys())
+    }
+
     /// Counters and gauges.
     #[must_use]
     pub fn metrics(&self) -> EnumeratorMetrics {

@@ -150,9 +150,13 @@ impl<B> Stage<B> {
     }
 
     pub(crate) async fn read(&self, isolation: Isolation) -> Vec<(i32, i64, OwnedRecord)> {
+        self.read_topic(&self.output, isolation).await
+    }
+
+    pub(crate) async fn read_topic(&self, topic: &str, isolation: Isolation) -> Vec<(i32, i64, OwnedRecord)> {
         let mut seen = Vec::new();
         for partition in 0..self.partitions {
-            let at = TopicPartition::new(self.output.as_str(), partition);
+            let at = TopicPartition::new(topic, partition);
             let ends = self
                 .client
                 .fetcher()

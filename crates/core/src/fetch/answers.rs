@@ -173,6 +173,9 @@ impl Cursors {
                 let next = Position { offset: read.next, epoch: read.epoch.or(position.epoch) };
                 cursor.enter(now, State::Ready(next));
                 cursor.brought = true;
+                if let Some(queue) = self.queues.get_mut(&broker) {
+                    queue.brought = true;
+                }
                 Outcome::Deliver
             }
             Ok(_) => {
@@ -201,16 +204,21 @@ impl Cursors {
             queue.not_before = Some(now + throttle);
             self.troubled = true;
         }
-        let mut order = std::mem::take(&mut queue.order);
         // Who brought data goes last.
-        order.sort_by_key(|&slot| self.cursor(slot).is_some_and(|cursor| cursor.brought));
-        for &slot in &order {
-            if let Some(cursor) = self.cursor_mut(slot) {
-                cursor.brought = false;
+        if std::mem::take(&mut queue.brought) {
+            let mut order = std::mem::take(&mut queue.order);
+            let mut last = Vec::new();
+            order.retain(|&slot| {
+                let brought = self.cursor_mut(slot).is_some_and(|cursor| std::mem::take(&mut cursor.brought));
+                if brought {
+                    last.push(slot);
+                }
+                !brought
+            });
+            order.append(&mut last);
+            if let Some(queue) = self.queues.get_mut(&broker) {
+                queue.order = order;
             }
-        }
-        if let Some(queue) = self.queues.get_mut(&broker) {
-            queue.order = order;
         }
         for slot in 0..self.slots.len() {
             let Some(cursor) = self.cursor_mut(slot) else { continue };

@@ -94,6 +94,8 @@ pub(super) struct Queue {
     pub(super) full: bool,
     /// The broker wants to be left alone until then (KIP-219), or did not answer.
     pub(super) not_before: Option<Instant>,
+    /// Whether the answer that is being handled brought records.
+    pub(super) brought: bool,
     /// Its next request waits for room in the buffer.
     pub(super) starved: bool,
 }
@@ -492,6 +494,7 @@ impl Queue {
             in_flight: false,
             full: true,
             not_before: None,
+            brought: false,
             starved: false,
         }
     }

@@ -36,6 +36,7 @@ pub(super) type Key = (u32, PartitionId);
 
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
+    key: Key,
     pub(super) asked: Asked,
     pub(super) slot: usize,
     pub(super) generation: u64,
@@ -83,7 +84,13 @@ impl std::error::Error for Mismatch {}
 pub(super) struct Session {
     phase: Phase,
     round: u64,
-    entries: HashMap<Key, Entry>,
+    entries: Vec<Entry>,
+    /// How many entries are of this round.
+    wanted: usize,
+    /// Where the entry of a partition lies.
+    places: HashMap<Key, usize>,
+    /// Where that of a cursor lay last: the entry itself tells whether it still does. It spares a request the search for each partition.
+    hints: Vec<usize>,
 }
 
 /// What an entry is about, for [`Session::want`].
@@ -97,17 +104,26 @@ pub(super) struct Wanted {
 
 impl Session {
     pub(super) fn new() -> Self {
-        Self { phase: Phase::Fresh, round: 0, entries: HashMap::new() }
+        Self {
+            phase: Phase::Fresh,
+            round: 0,
+            entries: Vec::new(),
+            wanted: 0,
+            places: HashMap::new(),
+            hints: Vec::new(),
+        }
     }
 
     /// Begins a request. `sessions`: whether the version has them (7 and later).
     pub(super) fn begin(&mut self, sessions: bool) {
         self.round += 1;
+        self.wanted = 0;
         if !sessions {
             self.phase = Phase::Fresh;
         }
         if !self.is_incremental() {
             self.entries.clear();
+            self.places.clear();
         }
     }
 
@@ -129,36 +145,72 @@ impl Session {
     /// holds it, if that is another one: it must be forgotten first.
     pub(super) fn want(&mut self, wanted: &Wanted) -> (bool, Option<Uuid>) {
         let new = Entry {
+            key: wanted.key,
             asked: wanted.asked,
             slot: wanted.slot,
             generation: wanted.generation,
             topic_id: wanted.topic_id,
             round: self.round,
         };
-        match self.entries.insert(wanted.key, new) {
-            None => (true, None),
-            Some(old) if old.topic_id != wanted.topic_id => (true, old.topic_id),
-            Some(old) => (old.asked != wanted.asked, None),
+        let place = self.place(wanted);
+        let Some(entry) = place.and_then(|place| self.entries.get_mut(place)) else {
+            self.wanted += 1;
+            self.add(new);
+            return (true, None);
+        };
+        self.wanted += usize::from(entry.round != self.round);
+        let old = std::mem::replace(entry, new);
+        match old.topic_id == wanted.topic_id {
+            true => (old.asked != wanted.asked, None),
+            false => (true, old.topic_id),
+        }
+    }
+
+    /// Where the entry of a partition lies, if there is one.
+    fn place(&mut self, wanted: &Wanted) -> Option<usize> {
+        let hint = self.hints.get(wanted.slot).copied();
+        let holds = |place: usize| self.entries.get(place).is_some_and(|entry| entry.key == wanted.key);
+        if let Some(place) = hint.filter(|&place| holds(place)) {
+            return Some(place);
+        }
+        let place = self.places.get(&wanted.key).copied()?;
+        self.hint(wanted.slot, place);
+        Some(place)
+    }
+
+    fn add(&mut self, entry: Entry) {
+        let place = self.entries.len();
+        self.places.insert(entry.key, place);
+        self.hint(entry.slot, place);
+        self.entries.push(entry);
+    }
+
+    fn hint(&mut self, slot: usize, place: usize) {
+        if self.hints.len() <= slot {
+            self.hints.resize(slot + 1, usize::MAX);
+        }
+        if let Some(hint) = self.hints.get_mut(slot) {
+            *hint = place;
         }
     }
 
     /// Ends a request: the partitions that were not wanted again, with the topic ids the broker knows them by.
     pub(super) fn forget(&mut self) -> Vec<(Key, Option<Uuid>)> {
+        if self.wanted == self.entries.len() {
+            return Vec::new();
+        }
         let round = self.round;
-        let mut forgotten = Vec::new();
-        self.entries.retain(|&key, entry| {
-            let keep = entry.round == round;
-            if !keep {
-                forgotten.push((key, entry.topic_id));
-            }
-            keep
-        });
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.entries).into_iter().partition(|entry| entry.round == round);
+        self.places.clear();
+        kept.into_iter().for_each(|entry| self.add(entry));
+        let mut forgotten: Vec<_> = gone.into_iter().map(|entry| (entry.key, entry.topic_id)).collect();
         forgotten.sort_unstable_by_key(|&(key, _)| key);
         forgotten
     }
 
     pub(super) fn entry(&self, key: Key) -> Option<&Entry> {
-        self.entries.get(&key)
+        self.entries.get(*self.places.get(&key)?)
     }
 
     /// The answer's head. An error means that nothing in it can be used.
@@ -211,7 +263,9 @@ mod tests {
 
     fn wanted(partition: i32, offset: i64) -> Wanted {
         let asked = Asked { offset: Offset(offset), last_epoch: None, leader_epoch: None };
-        Wanted { key: (0, PartitionId(partition)), topic_id: None, asked, slot: 0, generation: 0 }
+        // Slots move from one partition to another over time.
+        let slot = (partition + offset as i32) as usize % 4;
+        Wanted { key: (0, PartitionId(partition)), topic_id: None, asked, slot, generation: 0 }
     }
 
     /// What a broker does with requests (KIP-227).
@@ -303,7 +357,7 @@ mod tests {
                 session.handle_answer(code, id).unwrap();
                 if code.is_ok() {
                     prop_assert_eq!(&read, want, "round {}", round);
-                    let held: BTreeSet<i32> = session.entries.keys().map(|(_, id)| id.0).collect();
+                    let held: BTreeSet<i32> = session.entries.iter().map(|entry| entry.key.1.0).collect();
                     prop_assert_eq!(held, want.keys().copied().collect::<BTreeSet<i32>>());
                 }
             }
@@ -347,8 +401,7 @@ mod tests {
 
     #[test]
     fn the_epoch_after_the_largest_is_one() {
-        let mut session =
-            Session { phase: Phase::Open { id: 5, epoch: i32::MAX }, round: 0, entries: HashMap::new() };
+        let mut session = Session { phase: Phase::Open { id: 5, epoch: i32::MAX }, ..Session::new() };
         session.handle_answer(ErrorCode::NONE, 5).unwrap();
         assert_eq!(session.head(true), SessionHead { id: 5, epoch: 1 });
     }

@@ -20,7 +20,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use milena_protocol::error::Result;
-use milena_protocol::records::{ControlRecord, RecordBatch};
+use milena_protocol::records::{BatchRef, ControlRecord};
 use milena_protocol::types::{Isolation, Offset, ProducerId};
 
 /// How a transaction ended, as a marker in the log says it.
@@ -49,7 +49,8 @@ pub struct BatchHead {
 
 impl BatchHead {
     /// Reads the head of a batch. An error when the control record cannot be read.
-    pub fn of(batch: &RecordBatch) -> Result<Self> {
+    #[inline]
+    pub fn of(batch: &BatchRef<'_>) -> Result<Self> {
         let control = if batch.is_control() {
             Some(match batch.control()? {
                 Some(ControlRecord::Commit { .. }) => Marker::Commit,

@@ -21,12 +21,15 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use milena_protocol::ProtocolError;
-use milena_protocol::records::{BatchBuilder, BatchOptions, FrozenBatch, HEADER_LEN, Header, RecordBatch};
+use milena_protocol::records::{BatchBuilder, BatchOptions};
 use milena_protocol::types::ProducerId;
 
-use super::outcome::{Outcome, Remedy, Scope};
-use super::sequence::{Identity, Sequences, Stamp};
+use super::batch::{Batch, halves};
+pub use super::batch::{BatchId, Body, Failure, Settled, Transmit};
+use super::open::Open;
+pub use super::open::{Entry, Opening, Refused, SMALLEST_BUFFER, Supply};
+use super::outcome::{Outcome, Remedy};
+use super::sequence::{Identity, Sequences};
 
 /// The settings of an accumulator.
 #[derive(Clone, Copy, Debug)]
@@ -53,45 +56,6 @@ impl Limits {
     }
 }
 
-/// A record to append. Times are in ms since 1970.
-#[derive(Clone, Copy, Debug)]
-pub struct Entry<'a> {
-    /// The time.
-    pub timestamp: i64,
-    /// The key.
-    pub key: Option<&'a [u8]>,
-    /// The value.
-    pub value: Option<&'a [u8]>,
-    /// The headers.
-    pub headers: &'a [Header<'a>],
-}
-
-/// Where memory and completions come from.
-pub trait Supply<C> {
-    /// Takes so many bytes from the budget, or returns `false` and takes none.
-    fn pay(&self, bytes: usize) -> bool;
-    /// What a new batch starts with. `capacity` bytes were paid for its buffer; the buffer may have fewer, not more.
-    fn open(&self, capacity: usize) -> Opening<C>;
-}
-
-/// What a new batch starts with.
-#[derive(Debug)]
-pub struct Opening<C> {
-    /// What its records' tickets point at.
-    pub token: C,
-    /// The memory for it.
-    pub buffer: Vec<u8>,
-    /// The time now.
-    pub now: Instant,
-}
-
-/// Names a batch of one accumulator. Parts of a split batch have the name of the whole and their first record.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct BatchId {
-    turn: u64,
-    from: u32,
-}
-
 /// A record was appended.
 #[derive(Debug)]
 pub struct Pushed<'a, C> {
@@ -103,49 +67,6 @@ pub struct Pushed<'a, C> {
     pub opened: Option<Instant>,
     /// The batch before it was closed, because it was full.
     pub closed: bool,
-}
-
-/// A record was not appended.
-#[derive(Debug)]
-pub enum Refused {
-    /// The budget has no room for it now.
-    Full,
-    /// The accumulator was [stopped](Accumulator::stop).
-    Stopped,
-    /// It can never be written.
-    Unwritable(ProtocolError),
-}
-
-/// A batch, or the part of a split one, that is done with.
-#[derive(Debug)]
-pub struct Settled<C> {
-    /// The token of the batch.
-    pub token: C,
-    /// Which of the token's records it holds: the first and how many.
-    pub records: std::ops::Range<u32>,
-    /// The bytes to give back to the budget.
-    pub refund: usize,
-    /// How often it was sent.
-    pub attempts: u32,
-    /// Since when it waited.
-    pub created: Instant,
-    /// A try whose answer was lost may have written it.
-    pub maybe_written: bool,
-}
-
-/// Why a batch failed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Failure {
-    /// The broker refused it for good; it was not written.
-    Refused(Scope),
-    /// A record too large for the topic, alone in its batch.
-    TooLarge,
-    /// Its time was up and it was surely not written.
-    NotWritten,
-    /// Its time was up, or a batch before it is missing, after a try whose answer was lost: it may be in the log.
-    MaybeWritten,
-    /// A batch before it is missing, so it would be out of order; in a transaction that ends the transaction.
-    OutOfOrder,
 }
 
 /// What became of an answer.
@@ -163,69 +84,6 @@ pub enum Verdict<C> {
     NeedsEpoch(Identity),
     /// No such batch is in flight.
     Unknown,
-}
-
-/// The records of a batch.
-#[derive(Debug)]
-pub enum Body {
-    /// Still as they were appended.
-    Built(BatchBuilder),
-    /// Compressed, with a header.
-    Frozen(FrozenBatch),
-}
-
-/// A batch to be sent.
-#[derive(Debug)]
-pub struct Transmit {
-    /// Its name.
-    pub id: BatchId,
-    /// Its records.
-    pub body: Body,
-    /// What to stamp it with; `None` without idempotence.
-    pub stamp: Option<Stamp>,
-    /// The bytes paid for it.
-    pub paid: usize,
-}
-
-#[derive(Debug)]
-struct Open<C> {
-    builder: BatchBuilder,
-    token: C,
-    paid: usize,
-    created: Instant,
-}
-
-#[derive(Debug)]
-struct Batch<C> {
-    id: BatchId,
-    token: C,
-    records: u32,
-    /// `None` while it is in flight.
-    body: Option<Body>,
-    size: usize,
-    paid: usize,
-    created: Instant,
-    stamp: Option<Stamp>,
-    /// A try may have written it, and no answer told.
-    ambiguous: bool,
-    attempts: u32,
-}
-
-impl<C> Batch<C> {
-    fn settled(self) -> Settled<C> {
-        Settled {
-            token: self.token,
-            records: self.id.from..self.id.from.saturating_add(self.records),
-            refund: self.paid,
-            attempts: self.attempts,
-            created: self.created,
-            maybe_written: self.ambiguous,
-        }
-    }
-
-    fn lapse(&self) -> Failure {
-        if self.ambiguous || self.body.is_none() { Failure::MaybeWritten } else { Failure::NotWritten }
-    }
 }
 
 /// The batches of one partition. `C` is what the tickets of a batch share.
@@ -313,26 +171,12 @@ impl<C: Clone> Accumulator<C> {
 
     #[cold]
     fn open_batch(&mut self, size: usize, supply: &impl Supply<C>) -> Result<(), Refused> {
-        let least = size.saturating_add(HEADER_LEN);
-        let wished =
-            self.usual.max(SMALLEST_BUFFER).next_power_of_two().min(self.limits.batch_size).max(least);
-        let paid = if supply.pay(wished) {
-            wished
-        } else if supply.pay(least) {
-            least
-        } else {
-            return Err(Refused::Full);
-        };
-        let Opening { token, mut buffer, now } = supply.open(paid);
-        if buffer.capacity() < paid {
-            buffer = Vec::with_capacity(paid);
-        }
-        let pause = self.last_answer.map(|last| now.saturating_duration_since(last));
+        let open = Open::begin(size, self.usual, &self.limits, supply)?;
+        let pause = self.last_answer.map(|last| open.created.saturating_duration_since(last));
         if self.queue.is_empty() && pause.is_some_and(|pause| pause > PAUSE) {
             self.known_as = None;
         }
-        let builder = BatchBuilder::with_buffer(self.limits.options, buffer);
-        self.open = Some(Open { builder, token, paid, created: now });
+        self.open = Some(open);
         Ok(())
     }
 
@@ -638,77 +482,6 @@ impl<C: Clone> Accumulator<C> {
     }
 }
 
-impl<C> Open<C> {
-    #[inline]
-    fn takes(&self, record: usize, batch_size: usize) -> bool {
-        self.builder.is_empty() || self.builder.size_bytes().saturating_add(record) <= batch_size
-    }
-
-    /// Pays for what the buffer is about to grow to: twice its size, or what the record needs.
-    #[inline]
-    fn make_room(
-        &mut self,
-        record: usize,
-        batch_size: usize,
-        supply: &impl Supply<C>,
-    ) -> Result<(), Refused> {
-        let needed = self.builder.size_bytes().saturating_add(record);
-        if needed <= self.paid {
-            return Ok(());
-        }
-        self.grow(needed, batch_size, supply)
-    }
-
-    #[cold]
-    fn grow(&mut self, needed: usize, batch_size: usize, supply: &impl Supply<C>) -> Result<(), Refused> {
-        let doubled = self.paid.saturating_mul(2).min(batch_size).max(needed);
-        for target in [doubled, needed] {
-            if supply.pay(target - self.paid) {
-                self.paid = target;
-                return Ok(());
-            }
-        }
-        Err(Refused::Full)
-    }
-}
-
 /// After so long without a batch a leader may have forgotten the producer (`producer.id.expiration.ms`, a day unless it was changed). The
 /// price of a short one is that a batch goes alone where there was nothing to send anyway.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// The memory a batch starts with when nothing is known about its partition's rate, in bytes. Buffers have this size, twice, four times and
-/// so on, up to that of a full batch.
-pub const SMALLEST_BUFFER: usize = 2048;
-
-/// A batch as two of half its records each; `None` if its own bytes can't be read back.
-fn halves<C: Clone>(batch: &Batch<C>, options: BatchOptions) -> Option<[Batch<C>; 2]> {
-    let Some(Body::Frozen(frozen)) = &batch.body else { return None };
-    let parsed = RecordBatch::parse(&mut frozen.as_bytes()).ok()??;
-    let records = parsed.records().ok()?;
-    let middle = batch.records / 2;
-    let mut builders = [BatchBuilder::new(options), BatchBuilder::new(options)];
-    for (index, record) in (0u32..).zip(records.iter()) {
-        let record = record.ok()?;
-        let [first, second] = &mut builders;
-        let builder = if index < middle { first } else { second };
-        builder.push(record.timestamp, record.key, record.value, record.headers).ok()?;
-    }
-    let [first, second] = builders;
-    if first.record_count() != middle || second.record_count() != batch.records - middle {
-        return None;
-    }
-    let part = |builder: BatchBuilder, from: u32, paid: usize| Batch {
-        id: BatchId { turn: batch.id.turn, from: batch.id.from + from },
-        token: batch.token.clone(),
-        records: builder.record_count(),
-        size: builder.size_bytes(),
-        body: Some(Body::Built(builder)),
-        paid,
-        created: batch.created,
-        stamp: batch.stamp.map(|stamp| Stamp { first: stamp.first.advance(from), ..stamp }),
-        ambiguous: batch.ambiguous,
-        attempts: batch.attempts,
-    };
-    let paid = batch.paid / 2;
-    Some([part(first, 0, paid), part(second, middle, batch.paid - paid)])
-}

@@ -7,7 +7,9 @@
 //! ```
 
 pub mod accumulator;
+mod batch;
 pub mod lane;
+mod open;
 pub mod outcome;
 pub mod sequence;
 

@@ -207,6 +207,19 @@ pub fn decompress_into(codec: Compression, input: &[u8], max: usize, out: &mut V
     into(HeaderSum::Standard, codec, input, max, out)
 }
 
+/// [`decompress_message_set`] into memory that was used before, as [`decompress_into`].
+///
+/// # Errors
+/// As [`decompress`].
+pub fn decompress_message_set_into(
+    codec: Compression,
+    input: &[u8],
+    max: usize,
+    out: &mut Vec<u8>,
+) -> Result<()> {
+    into(HeaderSum::Old, codec, input, max, out)
+}
+
 fn decompress_as(sum: HeaderSum, codec: Compression, input: &[u8], max: usize) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     into(sum, codec, input, max, &mut out)?;

@@ -328,6 +328,12 @@ impl<'a> Partition<'a> {
         self.frame.slice_ref(self.records)
     }
 
+    /// [`records`](Self::records), borrowed.
+    #[must_use]
+    pub fn record_bytes(&self) -> &'a [u8] {
+        self.records
+    }
+
     /// The transactions that were aborted and have records here, as the broker lists them; from version 4 on, and only for
     /// requests that read committed.
     #[must_use]

@@ -1,7 +1,7 @@
 //! Building a batch record by record.
 
-use super::batch::TimestampType;
 use super::frozen::FrozenBatch;
+use super::header::TimestampType;
 use super::layout::{self, HEADER_LEN, attributes};
 use super::record::Header;
 use super::varint::{MAX_VARINT, MAX_VARLONG, Scratch, Short, encoded_len, zigzag};

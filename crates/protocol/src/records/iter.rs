@@ -1,6 +1,6 @@
 //! The records of one batch, read lazily as borrowed views.
 
-use super::batch::{Header as BatchHeader, TimestampType};
+use super::header::{BatchHeader, TimestampType};
 use super::message_set::{Set, SetIter};
 use super::record::{Headers, OwnedRecord, Record};
 use super::varint::{Fault, Reader};
@@ -57,28 +57,7 @@ impl Records {
     /// Reads the records from the first on.
     #[must_use]
     pub fn iter(&self) -> RecordIter<'_> {
-        RecordIter {
-            reader: Reader(&self.buffer),
-            whole: self.buffer.len(),
-            left: self.frame.count,
-            least_delta: 0,
-            frame: self.frame,
-            set: self.set.map(SetIter::new),
-        }
-    }
-
-    /// Reads on from where an iterator over these records stood. A mark of other records gives errors, or records that are none; it
-    /// cannot do harm.
-    #[must_use]
-    pub fn iter_from(&self, mark: &RecordMark) -> RecordIter<'_> {
-        RecordIter {
-            reader: Reader(self.buffer.get(mark.at..).unwrap_or_default()),
-            whole: self.buffer.len(),
-            left: mark.left,
-            least_delta: mark.least_delta,
-            frame: self.frame,
-            set: mark.set.clone(),
-        }
+        RecordIter::over(&self.buffer, self.frame, self.set)
     }
 
     /// The bytes of the records, decompressed. In formats 0 and 1 those are messages with their offsets and sizes.
@@ -98,7 +77,7 @@ impl Records {
     /// batch is copied instead.
     #[must_use]
     pub fn own(&self, record: &Record<'_>) -> OwnedRecord {
-        let share = |bytes: &[u8]| self.share(bytes);
+        let share = |bytes: &[u8]| share(&self.buffer, bytes);
         OwnedRecord {
             offset: record.offset,
             timestamp: record.timestamp,
@@ -111,14 +90,15 @@ impl Records {
                 .collect(),
         }
     }
+}
 
-    fn share(&self, bytes: &[u8]) -> Bytes {
-        // `Bytes::slice_ref` would panic for bytes that lie elsewhere, so the place is checked by hand.
-        let start = (bytes.as_ptr() as usize).wrapping_sub(self.buffer.as_ptr() as usize);
-        match start.checked_add(bytes.len()) {
-            Some(end) if end <= self.buffer.len() => self.buffer.slice(start..end),
-            _ => Bytes::copy_from_slice(bytes),
-        }
+/// A slice of a buffer as a share of it; a copy if it lies elsewhere.
+pub(super) fn share(buffer: &Bytes, bytes: &[u8]) -> Bytes {
+    // `Bytes::slice_ref` would panic for bytes that lie elsewhere, so the place is checked by hand.
+    let start = (bytes.as_ptr() as usize).wrapping_sub(buffer.as_ptr() as usize);
+    match start.checked_add(bytes.len()) {
+        Some(end) if end <= buffer.len() => buffer.slice(start..end),
+        _ => Bytes::copy_from_slice(bytes),
     }
 }
 
@@ -181,7 +161,7 @@ impl<'a> Iterator for RecordIter<'a> {
 
 impl std::iter::FusedIterator for RecordIter<'_> {}
 
-/// Where an iterator stands, without borrowing anything; see [`Records::iter_from`].
+/// Where an iterator stands, without borrowing anything; see [`RecordIter::resume`].
 #[derive(Clone, Debug)]
 pub struct RecordMark {
     at: usize,
@@ -190,7 +170,33 @@ pub struct RecordMark {
     set: Option<SetIter>,
 }
 
-impl RecordIter<'_> {
+impl<'a> RecordIter<'a> {
+    /// The records in these bytes.
+    #[inline]
+    pub(super) fn over(bytes: &'a [u8], frame: Frame, set: Option<Set>) -> Self {
+        Self {
+            reader: Reader(bytes),
+            whole: bytes.len(),
+            left: frame.count,
+            least_delta: 0,
+            frame,
+            set: set.map(SetIter::new),
+        }
+    }
+
+    /// Goes to where another iterator over the same records stood; this one must not have been moved. A mark of other records gives
+    /// errors, or records that are none; it cannot do harm.
+    #[must_use]
+    pub fn resume(self, mark: &RecordMark) -> Self {
+        Self {
+            reader: Reader(self.reader.0.get(mark.at..).unwrap_or_default()),
+            left: mark.left,
+            least_delta: mark.least_delta,
+            set: mark.set.clone(),
+            ..self
+        }
+    }
+
     /// Where it stands.
     #[must_use]
     pub fn mark(&self) -> RecordMark {

@@ -57,6 +57,7 @@ pub mod attributes {
 }
 
 /// Big-endian number at a place of a header; an error if the header is shorter than that.
+#[inline(always)]
 pub(super) fn bytes_at<const N: usize>(bytes: &[u8], at: &Range<usize>) -> Result<[u8; N]> {
     bytes
         .get(at.clone())

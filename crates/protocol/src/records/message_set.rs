@@ -23,12 +23,12 @@
 //! wrappers and wrappers without messages are refused, as Kafka does. Beyond it, inner offsets have to go up and end
 //! at or before the wrapper's, unless that is 0.
 
-use super::batch::Header;
+use super::header::BatchHeader;
 use super::iter::Records;
 use super::layout::{self, attributes, bytes_at};
 use super::record::{Headers, Record};
 use super::varint::{Fault, Reader};
-use crate::compression::{self, Compression};
+use crate::compression::Compression;
 use crate::error::{ErrorKind, ProtocolError, Result};
 use crate::types::Offset;
 use bytes::Bytes;
@@ -77,7 +77,7 @@ pub(super) const fn least_len(magic: u8) -> usize {
 }
 
 /// Reads what corresponds to the header of a batch. `bytes` begin with a whole message of format 0 or 1.
-pub(super) fn header(bytes: &[u8], magic: u8) -> Result<Header> {
+pub(super) fn header(bytes: &[u8], magic: u8) -> Result<BatchHeader> {
     let field = |error: ProtocolError| error.with_field("attributes").with_at(ATTRIBUTES_AT);
     let [raw] = bytes_at(bytes, &(ATTRIBUTES_AT..ATTRIBUTES_AT + 1))?;
     let known = if magic == 0 { attributes::CODEC } else { attributes::CODEC | attributes::LOG_APPEND_TIME };
@@ -95,7 +95,7 @@ pub(super) fn header(bytes: &[u8], magic: u8) -> Result<Header> {
             .with_at(layout::BASE_OFFSET.start));
     }
     let timestamp = if magic == 0 { -1 } else { i64::from_be_bytes(bytes_at(bytes, &TIMESTAMP)?) };
-    Ok(Header {
+    Ok(BatchHeader {
         magic,
         base_offset: offset,
         leader_epoch: -1,
@@ -133,17 +133,26 @@ pub(super) struct Set {
 }
 
 impl Set {
+    /// One message that is not compressed.
+    pub(super) fn alone(offset: i64) -> Self {
+        Self { count: 1, base: 0, last: offset, ordered: true, time: None, check_crcs: false }
+    }
+
     pub(super) fn count(&self) -> u32 {
         self.count
     }
 }
 
 /// The records of a message: itself, or, if it is a wrapper, those inside. `bytes` are exactly one message.
-pub(super) fn records(bytes: &Bytes, header: &Header, check_crcs: bool, max: usize) -> Result<Records> {
+pub(super) fn records(
+    bytes: &Bytes,
+    header: &BatchHeader,
+    check_crcs: bool,
+    unpack: impl FnOnce(Compression, &[u8]) -> Result<Bytes>,
+) -> Result<Records> {
     let offset = header.base_offset;
-    let alone = Set { count: 1, base: 0, last: offset, ordered: true, time: None, check_crcs: false };
     if header.compression == Compression::None {
-        return Ok(Records::of_set(bytes.clone(), alone));
+        return Ok(Records::of_set(bytes.clone(), Set::alone(offset)));
     }
     let message = bytes.get(PREFIX_LEN..).unwrap_or_default();
     let malformed = |text: String| ProtocolError::malformed(text).with_field("value");
@@ -151,7 +160,7 @@ pub(super) fn records(bytes: &Bytes, header: &Header, check_crcs: bool, max: usi
     let Some(value) = wrapper.value else {
         return Err(malformed(format!("the wrapper at offset {offset} has no value")));
     };
-    let inner = Bytes::from(compression::decompress_message_set(header.compression, value, max)?);
+    let inner = unpack(header.compression, value)?;
     let found = survey(&inner, offset)?;
     let Some(last) = found.last else {
         return Err(malformed(format!("the wrapper at offset {offset} has no message inside")));

@@ -34,6 +34,12 @@ impl TransactionVersion {
 pub struct BrokerConfig {
     /// `node.id`. Default 1.
     pub node_id: i32,
+    /// How many nodes there are, with ids from `node_id` on and ports from `port` on. They share their logs; each leads the partitions
+    /// whose number it is, until a leader is moved. Only a broker without a socket can have more than one. Default 1.
+    pub nodes: i32,
+    /// How long it takes until followers have what was appended: so long a Produce with acks -1 waits, and what is younger is lost when the
+    /// partition gets another leader. Default zero: nothing waits and nothing is lost.
+    pub replication_lag: Duration,
     /// The host that Metadata and FindCoordinator announce; an IP address is also what is listened on. Default
     /// `127.0.0.1`.
     pub host: String,
@@ -86,6 +92,8 @@ impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
             node_id: 1,
+            nodes: 1,
+            replication_lag: Duration::ZERO,
             host: "127.0.0.1".to_owned(),
             port: 0,
             rack: None,

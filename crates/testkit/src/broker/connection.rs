@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use milena_protocol::RequestFrame;
-use milena_protocol::messages::{FetchRequest, RequestKind};
+use milena_protocol::messages::{FetchRequest, ProduceResponse, RequestKind};
+
+use super::nodes::Held;
 
 /// Where and how an answer goes.
 #[derive(Clone, Debug)]
@@ -13,6 +15,8 @@ pub(super) struct Reply {
     pub(super) api_key: i16,
     pub(super) version: i16,
     pub(super) correlation_id: i32,
+    /// The node that was asked.
+    pub(super) node: i32,
     /// A fault holds the answer back until then.
     pub(super) not_before: Option<Instant>,
     /// A fault closes the connection instead of answering.
@@ -20,11 +24,12 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    pub(super) fn to(frame: &RequestFrame) -> Self {
+    pub(super) fn to(frame: &RequestFrame, node: i32) -> Self {
         Self {
             api_key: frame.api_key,
             version: frame.version,
             correlation_id: frame.correlation_id,
+            node,
             not_before: None,
             drop: false,
         }
@@ -38,6 +43,8 @@ pub(super) enum Wait {
     Fetch { reply: Reply, request: FetchRequest, deadline: Instant },
     /// A request that waits for the markers of the transaction before.
     Retry { reply: Reply, request: Box<RequestKind>, deadline: Instant },
+    /// An answer to Produce that waits for the followers.
+    Replicas { reply: Reply, response: Box<ProduceResponse>, held: Vec<Held> },
     /// An answer that a fault holds back.
     Answer { at: Instant, frame: Bytes },
     /// A request that a fault swallowed.
@@ -50,6 +57,7 @@ pub(super) enum Ready {
     Answer(Bytes),
     Fetch { reply: Reply, request: FetchRequest, deadline: Instant },
     Retry { reply: Reply, request: Box<RequestKind>, deadline: Instant },
+    Replicas { reply: Reply, response: Box<ProduceResponse>, held: Vec<Held> },
 }
 
 impl Wait {
@@ -57,6 +65,7 @@ impl Wait {
         match self {
             Self::Fetch { reply, request, deadline } => Ready::Fetch { reply, request, deadline },
             Self::Retry { reply, request, deadline } => Ready::Retry { reply, request, deadline },
+            Self::Replicas { reply, response, held } => Ready::Replicas { reply, response, held },
             Self::Answer { at, frame } if at <= now => Ready::Answer(frame),
             other => Ready::Not(other),
         }
@@ -74,7 +83,8 @@ impl Connection {
         match self.wait.as_ref()? {
             Wait::Fetch { deadline, .. } | Wait::Retry { deadline, .. } => Some(*deadline),
             Wait::Answer { at, .. } => Some(*at),
-            Wait::Forever => None,
+            // The followers have a time of their own.
+            Wait::Forever | Wait::Replicas { .. } => None,
         }
     }
 }

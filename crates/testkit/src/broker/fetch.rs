@@ -43,10 +43,10 @@ impl Broker {
         };
         let wait = u64::try_from(request.max_wait_ms).map_or(Duration::ZERO, Duration::from_millis);
         let deadline = deadline.unwrap_or(now + wait);
-        if now < deadline && !self.has_enough(reply.version, &request) {
+        if now < deadline && !self.has_enough(reply, &request) {
             return Outcome::Wait(Wait::Fetch { reply: reply.clone(), request, deadline });
         }
-        let response = self.read(reply.version, &request);
+        let response = self.read(reply, &request);
         match reply.version {
             7.. => self.sessions.close(&request, response).into(),
             _ => response.into(),
@@ -54,13 +54,13 @@ impl Broker {
     }
 
     /// Whether a Fetch is to be answered before its time is over.
-    fn has_enough(&self, version: i16, request: &FetchRequest) -> bool {
+    fn has_enough(&self, reply: &Reply, request: &FetchRequest) -> bool {
         let wanted = u64::try_from(request.min_bytes).unwrap_or(0);
         let mut available = 0;
         let mut asked = false;
         for (topic, partition) in partitions(request) {
             asked = true;
-            match self.readable(version, request, topic, partition) {
+            match self.readable(reply, request, topic, partition) {
                 Readable::Until(log, end) => {
                     let limit = u64::try_from(partition.partition_max_bytes).unwrap_or(0);
                     let there = log.bytes_between(partition.fetch_offset, end);
@@ -82,11 +82,12 @@ impl Broker {
 
     fn readable(
         &self,
-        version: i16,
+        reply: &Reply,
         request: &FetchRequest,
         topic: &FetchTopic,
         partition: &FetchPartition,
     ) -> Readable<'_> {
+        let (node, version) = (reply.node, reply.version);
         let topic = match self.topic_of(version, topic) {
             Ok(topic) => topic,
             Err(error) => return Readable::Error(error),
@@ -94,7 +95,7 @@ impl Broker {
         let Some(log) = topic.partition(partition.partition) else {
             return Readable::Error(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
         };
-        if topic.leaderless.contains(&partition.partition) {
+        if topic.leader(partition.partition, &self.config) != Some(node) {
             return Readable::Error(ErrorCode::NOT_LEADER_OR_FOLLOWER);
         }
         if let Err(error) = check_leader_epoch(log, partition.current_leader_epoch) {
@@ -116,21 +117,21 @@ impl Broker {
         Readable::Until(log, if request.isolation_level == 1 { log.stable() } else { log.end() })
     }
 
-    fn read(&self, version: i16, request: &FetchRequest) -> FetchResponse {
+    fn read(&self, reply: &Reply, request: &FetchRequest) -> FetchResponse {
         let mut room = usize::try_from(request.max_bytes).unwrap_or(0);
         let mut empty = true;
         let mut answers = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
             let mut parts = Vec::with_capacity(topic.partitions.len());
             for partition in &topic.partitions {
-                let data = self.read_partition(version, request, topic, partition, room, empty);
+                let data = self.read_partition(reply, request, topic, partition, room, empty);
                 let len = data.records.as_ref().map_or(0, Bytes::len);
                 room = room.saturating_sub(len);
                 empty &= len == 0;
                 parts.push(data);
             }
             let answer = FetchableTopicResponse::default().with_partitions(parts);
-            answers.push(match version {
+            answers.push(match reply.version {
                 13.. => answer.with_topic_id(topic.topic_id),
                 _ => answer.with_topic(topic.topic.clone()),
             });
@@ -140,13 +141,14 @@ impl Broker {
 
     fn read_partition(
         &self,
-        version: i16,
+        reply: &Reply,
         request: &FetchRequest,
         topic: &FetchTopic,
         partition: &FetchPartition,
         room: usize,
         at_least_one: bool,
     ) -> PartitionData {
+        let version = reply.version;
         let data = PartitionData::default()
             .with_partition_index(partition.partition)
             .with_records(Some(Bytes::new()));
@@ -155,7 +157,7 @@ impl Broker {
                 .with_last_stable_offset(log.stable())
                 .with_log_start_offset(if version >= 5 { log.start() } else { -1 })
         };
-        let (log, end) = match self.readable(version, request, topic, partition) {
+        let (log, end) = match self.readable(reply, request, topic, partition) {
             Readable::Error(error) => {
                 return data
                     .with_error_code(error.0)

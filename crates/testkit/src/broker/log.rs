@@ -87,6 +87,8 @@ pub(crate) struct Span {
 pub(crate) struct PartitionLog {
     start: i64,
     end: i64,
+    /// Up to where the followers have it.
+    replicated: i64,
     written: u64,
     batches: VecDeque<Stored>,
     /// Leader epochs with the offset each began at.
@@ -103,6 +105,7 @@ impl PartitionLog {
         Self {
             start: 0,
             end: 0,
+            replicated: 0,
             written: 0,
             batches: VecDeque::new(),
             epochs: vec![(0, 0)],
@@ -119,6 +122,15 @@ impl PartitionLog {
     /// The log's end; on a single broker this is the high watermark too.
     pub(crate) fn end(&self) -> i64 {
         self.end
+    }
+
+    /// Up to where the followers have it.
+    pub(crate) fn replicated(&self) -> i64 {
+        self.replicated
+    }
+
+    pub(crate) fn set_replicated(&mut self, end: i64) {
+        self.replicated = self.replicated.max(end.min(self.end));
     }
 
     /// The last stable offset: nothing before it belongs to an open transaction.
@@ -361,6 +373,7 @@ impl PartitionLog {
         for stored in keep {
             rebuilt.replay(stored);
         }
+        rebuilt.replicated = rebuilt.end;
         *self = rebuilt;
     }
 

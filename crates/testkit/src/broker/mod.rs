@@ -1,4 +1,4 @@
-//! An embedded Kafka broker: one node, in memory, as a pure state machine.
+//! An embedded Kafka broker: one node (or several that share their logs), in memory, as a pure state machine.
 //!
 //! Requests go in with [`Broker::handle`], answers come out of [`Broker::poll_response`], time passes with
 //! [`Broker::tick`]. Nothing here reads a clock, a socket or an entropy source. As on Kafka, the requests of one connection
@@ -15,6 +15,7 @@ mod fetch;
 mod groups;
 mod inspect;
 mod log;
+mod nodes;
 mod offsets;
 mod produce;
 mod producer_state;
@@ -39,6 +40,7 @@ pub use inspect::{LoggedBatch, TransactionView};
 use connection::{Connection, Ready, Reply, Wait};
 use coordinator::Coordinator;
 use groups::Groups;
+use nodes::Unreplicated;
 use release::UnknownApi;
 use rng::Rng;
 use sessions::Sessions;
@@ -73,6 +75,10 @@ pub struct Broker {
     /// Something that a waiting request looks at has changed.
     touched: bool,
     checked: Instant,
+    /// Which node a connection was made to, if not to the first.
+    attached: BTreeMap<ConnectionId, i32>,
+    /// What the followers do not have yet, in the order in which they get it.
+    unreplicated: VecDeque<Unreplicated>,
 }
 
 /// What a handler gives back.
@@ -118,6 +124,8 @@ impl Broker {
             cluster_id,
             touched: false,
             checked: now,
+            attached: BTreeMap::new(),
+            unreplicated: VecDeque::new(),
         }
     }
 
@@ -167,6 +175,7 @@ impl Broker {
     /// A connection is gone: its waiting requests are forgotten.
     pub fn disconnect(&mut self, connection: ConnectionId) {
         self.connections.remove(&connection);
+        self.attached.remove(&connection);
         self.outbox.retain(|(to, _)| *to != connection);
         self.closing.retain(|closing| *closing != connection);
     }
@@ -174,6 +183,7 @@ impl Broker {
     /// All connections are gone, as when the broker restarts. Topics, transactions and offsets stay.
     pub fn disconnect_all(&mut self) {
         self.connections.clear();
+        self.attached.clear();
         self.outbox.clear();
         self.closing.clear();
     }
@@ -184,11 +194,13 @@ impl Broker {
         let waits = self.connections.values().filter_map(|connection| connection.deadline());
         let check =
             self.coordinator.has_ongoing().then_some(self.checked + self.config.transaction_check_interval);
-        waits.chain(self.coordinator.next_marker()).chain(check).min().map(|at| at.max(now))
+        let replicas = self.unreplicated.front().map(|one| one.at);
+        waits.chain(replicas).chain(self.coordinator.next_marker()).chain(check).min().map(|at| at.max(now))
     }
 
     /// Lets time pass: long polls end, delayed answers go out, markers are written, expired transactions are aborted.
     pub fn tick(&mut self, now: Instant) {
+        self.replicate(now);
         self.write_due_markers(now);
         self.abort_expired_transactions(now);
         let due: Vec<ConnectionId> = self
@@ -210,7 +222,10 @@ impl Broker {
                 .connections
                 .iter()
                 .filter(|(_, connection)| {
-                    matches!(connection.wait, Some(Wait::Fetch { .. } | Wait::Retry { .. }))
+                    matches!(
+                        connection.wait,
+                        Some(Wait::Fetch { .. } | Wait::Retry { .. } | Wait::Replicas { .. })
+                    )
                 })
                 .map(|(id, _)| *id)
                 .collect();
@@ -234,7 +249,7 @@ impl Broker {
     fn process(&mut self, now: Instant, id: ConnectionId, frame: RequestFrame) {
         *self.counts.entry(frame.api_key).or_default() += 1;
         let fault = self.faults.take(frame.api_key);
-        let mut reply = Reply::to(&frame);
+        let mut reply = Reply::to(&frame, self.node_of(id));
         match fault {
             Some(Fault::DropBefore) => return self.close(id),
             Some(Fault::Silence) => return self.park(id, Wait::Forever),
@@ -311,6 +326,10 @@ impl Broker {
                 let outcome = self.retry(now, &reply, *request, deadline);
                 self.settle(now, id, reply, outcome);
             }
+            Ready::Replicas { reply, response, held } => {
+                let outcome = self.when_replicated(&reply, response, held);
+                self.settle(now, id, reply, outcome);
+            }
         }
         self.serve(now, id);
     }
@@ -323,6 +342,7 @@ impl Broker {
 
     fn close(&mut self, id: ConnectionId) {
         self.connections.remove(&id);
+        self.attached.remove(&id);
         self.closing.push_back(id);
     }
 
@@ -348,9 +368,11 @@ impl Broker {
             RequestKind::DescribeConfigs(request) => self.describe_configs(version, &request).into(),
             RequestKind::Produce(request) => self.produce(now, reply, request, None),
             RequestKind::Fetch(request) => self.fetch(now, reply, request, None),
-            RequestKind::ListOffsets(request) => self.list_offsets(version, &request).into(),
-            RequestKind::DeleteRecords(request) => self.delete_records(&request).into(),
-            RequestKind::OffsetForLeaderEpoch(request) => self.offset_for_leader_epoch(&request).into(),
+            RequestKind::ListOffsets(request) => self.list_offsets(reply.node, version, &request).into(),
+            RequestKind::DeleteRecords(request) => self.delete_records(reply.node, &request).into(),
+            RequestKind::OffsetForLeaderEpoch(request) => {
+                self.offset_for_leader_epoch(reply.node, &request).into()
+            }
             RequestKind::FindCoordinator(request) => self.find_coordinator(version, &request).into(),
             RequestKind::InitProducerId(request) => self.init_producer_id(now, version, &request).into(),
             RequestKind::AddPartitionsToTxn(request) => {

@@ -28,13 +28,21 @@ const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
 
 impl Broker {
-    fn led(&self, topic: &str, index: i32) -> Result<&PartitionLog, ErrorCode> {
+    fn led(&self, node: i32, topic: &str, index: i32) -> Result<&PartitionLog, ErrorCode> {
         let topic = self.topics.by_name(topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
         let log = topic.partition(index).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-        if topic.leaderless.contains(&index) { Err(ErrorCode::NOT_LEADER_OR_FOLLOWER) } else { Ok(log) }
+        match topic.leader(index, &self.config) {
+            Some(leader) if leader == node => Ok(log),
+            _ => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER),
+        }
     }
 
-    pub(super) fn list_offsets(&self, version: i16, request: &ListOffsetsRequest) -> ListOffsetsResponse {
+    pub(super) fn list_offsets(
+        &self,
+        node: i32,
+        version: i16,
+        request: &ListOffsetsRequest,
+    ) -> ListOffsetsResponse {
         let topics = request.topics.iter().map(|topic| {
             let partitions = topic.partitions.iter().map(|partition| {
                 let answer = ListOffsetsPartitionResponse::default()
@@ -42,7 +50,7 @@ impl Broker {
                     .with_offset(-1)
                     .with_timestamp(-1)
                     .with_leader_epoch(-1);
-                let found = self.led(&topic.name.0, partition.partition_index).and_then(|log| {
+                let found = self.led(node, &topic.name.0, partition.partition_index).and_then(|log| {
                     check_leader_epoch(log, partition.current_leader_epoch)?;
                     list_offset(version, log, partition, request.isolation_level == 1)
                 });
@@ -62,14 +70,19 @@ impl Broker {
         ListOffsetsResponse::default().with_topics(topics.collect())
     }
 
-    pub(super) fn delete_records(&mut self, request: &DeleteRecordsRequest) -> DeleteRecordsResponse {
+    pub(super) fn delete_records(
+        &mut self,
+        node: i32,
+        request: &DeleteRecordsRequest,
+    ) -> DeleteRecordsResponse {
         let mut topics = Vec::new();
         for topic in &request.topics {
             let mut partitions = Vec::new();
             for partition in &topic.partitions {
                 let answer =
                     DeleteRecordsPartitionResult::default().with_partition_index(partition.partition_index);
-                let deleted = self.delete_until(&topic.name.0, partition.partition_index, partition.offset);
+                let deleted =
+                    self.delete_until(node, &topic.name.0, partition.partition_index, partition.offset);
                 partitions.push(match deleted {
                     Ok(low_watermark) => answer.with_low_watermark(low_watermark),
                     Err(error) => answer.with_low_watermark(-1).with_error_code(error.0),
@@ -82,8 +95,8 @@ impl Broker {
         DeleteRecordsResponse::default().with_topics(topics)
     }
 
-    fn delete_until(&mut self, topic: &str, index: i32, offset: i64) -> Result<i64, ErrorCode> {
-        self.led(topic, index)?;
+    fn delete_until(&mut self, node: i32, topic: &str, index: i32, offset: i64) -> Result<i64, ErrorCode> {
+        self.led(node, topic, index)?;
         let log = self.topics.partition_mut(topic, index).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
         let offset = if offset == -1 { log.end() } else { offset };
         if offset < 0 || offset > log.end() {
@@ -96,12 +109,13 @@ impl Broker {
 
     pub(super) fn offset_for_leader_epoch(
         &self,
+        node: i32,
         request: &OffsetForLeaderEpochRequest,
     ) -> OffsetForLeaderEpochResponse {
         let topics = request.topics.iter().map(|topic| {
             let partitions = topic.partitions.iter().map(|partition| {
                 let answer = EpochEndOffset::default().with_partition(partition.partition);
-                let found = self.led(&topic.topic.0, partition.partition).and_then(|log| {
+                let found = self.led(node, &topic.topic.0, partition.partition).and_then(|log| {
                     check_leader_epoch(log, partition.current_leader_epoch)?;
                     Ok(log.epoch_end(partition.leader_epoch))
                 });

@@ -11,7 +11,8 @@ use milena_protocol::{ErrorCode, ErrorKind, StrBytes};
 
 use super::connection::{Reply, Wait};
 use super::coordinator::Identity;
-use super::log::Appended;
+use super::log::{Appended, PartitionLog};
+use super::nodes::Held;
 use super::producer_state::UnknownProducer;
 use super::release::read_produced;
 use super::topics::Topic;
@@ -27,6 +28,8 @@ const ABORTABLE: i16 = 11;
 #[derive(Clone, Copy)]
 struct Landed {
     base_offset: i64,
+    /// The offset behind the batch.
+    next_offset: i64,
     log_append_time: i64,
     log_start: i64,
 }
@@ -35,6 +38,8 @@ struct Landed {
 #[derive(Clone, Copy)]
 struct Context<'a> {
     version: i16,
+    /// The node that was asked.
+    node: i32,
     acks: i16,
     transactional_id: Option<&'a str>,
     now_ms: i64,
@@ -58,10 +63,12 @@ impl Broker {
         let transactional_id = request.transactional_id.as_ref().map(|id| id.0.to_string());
         let context = Context {
             version: reply.version,
+            node: reply.node,
             acks,
             transactional_id: transactional_id.as_deref(),
             now_ms: self.wall(now),
         };
+        let mut held = Vec::new();
         let mut answers = Vec::with_capacity(request.topic_data.len());
         for topic in request.topic_data {
             let name = match reply.version {
@@ -71,7 +78,13 @@ impl Broker {
             let partitions = topic.partition_data.into_iter().map(|partition| {
                 let index = partition.index;
                 let landed = match &name {
-                    Some(name) => self.append(now, context, name, partition),
+                    Some(name) => {
+                        let landed = self.append(now, context, name, partition);
+                        if let Ok(landed) = &landed {
+                            held.push(self.held(name, index, landed));
+                        }
+                        landed
+                    }
                     None => Err(ErrorCode::UNKNOWN_TOPIC_ID),
                 };
                 partition_response(reply.version, index, landed)
@@ -90,7 +103,17 @@ impl Broker {
             };
             return if answers.iter().any(refused) { Outcome::Close } else { Outcome::NoAnswer };
         }
-        ProduceResponse::default().with_responses(answers).into()
+        let response = ProduceResponse::default().with_responses(answers);
+        if acks == 1 || self.config.replication_lag.is_zero() {
+            return response.into();
+        }
+        self.when_replicated(reply, Box::new(response), held)
+    }
+
+    /// Up to where the followers must have a log before a batch in it is acknowledged.
+    fn held(&self, topic: &str, partition: i32, landed: &Landed) -> Held {
+        let epoch = self.topics.partition(topic, partition).map_or(0, PartitionLog::leader_epoch);
+        Held { topic: topic.to_owned(), partition, end: landed.next_offset, epoch }
     }
 
     /// Whether the transactional id is between EndTxn and its markers.
@@ -110,7 +133,7 @@ impl Broker {
         }
         let topic = self.topics.by_name(name).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
         let log = topic.partition(data.index).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-        if topic.leaderless.contains(&data.index) {
+        if topic.leader(data.index, &self.config) != Some(context.node) {
             return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER);
         }
         let log_start = log.start();
@@ -131,15 +154,21 @@ impl Broker {
             UnknownProducer::Accept
         };
         let log = topic.partition_mut(data.index).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+        let records = batch.next_offset() - batch.base_offset();
+        let landed = |base_offset, log_append_time| Landed {
+            base_offset,
+            next_offset: base_offset + records,
+            log_append_time,
+            log_start,
+        };
         match log.append(&batch, unknown)? {
             Appended::At(base_offset) => {
                 self.touched = true;
-                Ok(Landed { base_offset, log_append_time, log_start })
+                self.on_appended(now, name, data.index);
+                Ok(landed(base_offset, log_append_time))
             }
             // Kafka tells the time of the batch that is there already in this place.
-            Appended::Duplicate { base_offset, timestamp } => {
-                Ok(Landed { base_offset, log_append_time: timestamp, log_start })
-            }
+            Appended::Duplicate { base_offset, timestamp } => Ok(landed(base_offset, timestamp)),
         }
     }
 

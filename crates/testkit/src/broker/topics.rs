@@ -34,6 +34,8 @@ pub(crate) struct Topic {
     pub(crate) configs: BTreeMap<String, String>,
     /// Partitions that no broker leads at present.
     pub(crate) leaderless: BTreeSet<i32>,
+    /// Who leads a partition that was moved.
+    pub(crate) leaders: BTreeMap<i32, i32>,
     /// Partitions whose next markers get lost.
     pub(crate) lost_markers: BTreeSet<i32>,
 }
@@ -95,8 +97,14 @@ impl Topics {
     pub(crate) fn create(&mut self, name: &str, partitions: i32, configs: BTreeMap<String, String>) -> Uuid {
         let id = Uuid::from_u64_pair(self.rng.next(), self.rng.next() | 1);
         let partitions = (0..partitions.clamp(1, MAX_PARTITIONS)).map(|_| PartitionLog::new()).collect();
-        let topic =
-            Topic { id, partitions, configs, leaderless: BTreeSet::new(), lost_markers: BTreeSet::new() };
+        let topic = Topic {
+            id,
+            partitions,
+            configs,
+            leaderless: BTreeSet::new(),
+            leaders: BTreeMap::new(),
+            lost_markers: BTreeSet::new(),
+        };
         self.by_name.insert(name.to_owned(), topic);
         self.names.insert(id, name.to_owned());
         id
@@ -135,14 +143,16 @@ impl Broker {
                 answers.extend(self.topics.iter().map(|(name, topic)| self.describe(version, name, topic)));
             }
         }
-        let broker = MetadataResponseBroker::default()
-            .with_node_id(self.config.node_id.into())
-            .with_host(StrBytes::from_string(self.config.host.clone()))
-            .with_port(i32::from(self.config.port))
-            .with_rack(self.rack().filter(|_| version >= 1));
+        let brokers = self.config.node_ids().map(|node| {
+            MetadataResponseBroker::default()
+                .with_node_id(node.into())
+                .with_host(StrBytes::from_string(self.config.host.clone()))
+                .with_port(self.config.port_of(node))
+                .with_rack(self.rack().filter(|_| version >= 1))
+        });
         let nobody = self.topics.iter().next().is_none() && self.config.knows_nobody_without_topics();
         MetadataResponse::default()
-            .with_brokers(if nobody { Vec::new() } else { vec![broker] })
+            .with_brokers(if nobody { Vec::new() } else { brokers.collect() })
             .with_cluster_id(Some(self.cluster_id()).filter(|_| version >= 2))
             .with_controller_id(self.config.node_id.into())
             .with_topics(answers)
@@ -177,17 +187,17 @@ impl Broker {
     }
 
     fn describe(&self, version: i16, name: &str, topic: &Topic) -> MetadataResponseTopic {
-        let node = messages::BrokerId(self.config.node_id);
+        let nodes: Vec<_> = self.config.node_ids().map(messages::BrokerId).collect();
         let partitions = topic.partitions.iter().zip(0i32..).map(|(log, index)| {
-            let leaderless = topic.leaderless.contains(&index);
-            let error = if leaderless { ErrorCode::LEADER_NOT_AVAILABLE } else { ErrorCode::NONE };
+            let leader = topic.leader(index, &self.config);
+            let error = if leader.is_none() { ErrorCode::LEADER_NOT_AVAILABLE } else { ErrorCode::NONE };
             MetadataResponsePartition::default()
                 .with_error_code(error.0)
                 .with_partition_index(index)
-                .with_leader_id(if leaderless { messages::BrokerId(-1) } else { node })
+                .with_leader_id(messages::BrokerId(leader.unwrap_or(-1)))
                 .with_leader_epoch(if version >= 7 { log.leader_epoch() } else { -1 })
-                .with_replica_nodes(vec![node])
-                .with_isr_nodes(vec![node])
+                .with_replica_nodes(nodes.clone())
+                .with_isr_nodes(nodes.clone())
         });
         MetadataResponseTopic::default()
             .with_name(Some(topic_name(name)))
@@ -362,11 +372,13 @@ impl Broker {
         version: i16,
         request: &DescribeClusterRequest,
     ) -> DescribeClusterResponse {
-        let broker = DescribeClusterBroker::default()
-            .with_broker_id(self.config.node_id.into())
-            .with_host(StrBytes::from_string(self.config.host.clone()))
-            .with_port(i32::from(self.config.port))
-            .with_rack(self.rack());
+        let brokers = self.config.node_ids().map(|node| {
+            DescribeClusterBroker::default()
+                .with_broker_id(node.into())
+                .with_host(StrBytes::from_string(self.config.host.clone()))
+                .with_port(self.config.port_of(node))
+                .with_rack(self.rack())
+        });
         let mut response = DescribeClusterResponse::default()
             .with_cluster_id(self.cluster_id())
             .with_controller_id(self.config.node_id.into());
@@ -375,7 +387,7 @@ impl Broker {
             response.endpoint_type = request.endpoint_type;
             return response;
         }
-        response.with_brokers(vec![broker])
+        response.with_brokers(brokers.collect())
     }
 
     fn rack(&self) -> Option<StrBytes> {

@@ -14,6 +14,7 @@
 //! Every broker started here listens on 127.0.0.1 at a port that stays the same over restarts, and goes
 //! away with the process that started it, even when that process is killed.
 
+mod certificates;
 mod cluster;
 #[cfg(feature = "containers")]
 mod container;
@@ -28,9 +29,11 @@ mod probe;
 mod process;
 mod secured;
 mod settings;
+mod token_endpoint;
 mod version;
 mod zookeeper;
 
+pub use certificates::Certificates;
 pub use cluster::KafkaCluster;
 pub use demand::{is_demanded, or_skip};
 pub use error::{KafkaError, KafkaErrorKind};
@@ -38,6 +41,7 @@ pub use guarded::GuardedKafka;
 pub use kdc::{Kdc, KdcOptions};
 pub use options::{KafkaOptions, Route};
 pub use secured::{Listener, SecuredKafka};
+pub use token_endpoint::{TokenEndpoint, TokenOptions};
 pub use version::{KafkaVersion, NEWEST};
 
 use std::path::PathBuf;

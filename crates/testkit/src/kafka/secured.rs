@@ -1,26 +1,28 @@
-//! A real broker with a listener of each security protocol, and the certificates, users and keys for it.
+//! A real broker with a listener of each security protocol, and the certificates, users, principals and keys for it.
 //!
 //! | listener | protocol | who gets in |
 //! |---|---|---|
 //! | [`Listener::Ssl`] | TLS | everyone |
-//! | [`Listener::SslAuth`] | TLS | who shows a certificate of the test authority |
-//! | [`Listener::SaslPlaintext`], [`Listener::SaslSsl`] | SASL without and with TLS | PLAIN and SCRAM of `alice` and `bob` |
+//! | [`Listener::SslEc`], from 1.0 on | TLS with an ECDSA certificate | everyone |
+//! | [`Listener::SslExpired`], from 1.0 on | TLS with a certificate that has expired | everyone who does not mind |
+//! | [`Listener::SslAuth`] | TLS | who shows a certificate of the test authority; before 1.0 also who shows none |
+//! | [`Listener::SaslPlaintext`], [`Listener::SaslSsl`] | SASL without and with TLS | PLAIN and SCRAM of `alice` and `bob`, GSSAPI of `alice` |
 //! | [`Listener::OAuth`] | SASL without TLS, from 2.0 on | OAUTHBEARER with unsecured tokens |
 //! | [`Listener::Jwks`] | SASL without TLS, from 4.0 on | OAUTHBEARER with tokens by `jwt.key`, audience `kafka`, issuer `issuer.test` |
 //!
-//! Passwords are `alice-secret` and `bob-secret`, those of stores [`SecuredKafka::STORE_PASSWORD`]. The names of the broker's
-//! certificate are `localhost` and 127.0.0.1. Everything is made by `openssl` and Java's `keytool`.
+//! Passwords are `alice-secret` and `bob-secret`, those of stores [`Certificates::PASSWORD`]. Where there is an MIT Kerberos, `alice` is also a
+//! principal, and the broker is `kafka/localhost`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::certificates::Certificates;
 use super::error::{KafkaError, KafkaErrorKind};
 use super::jvm::ExtraListener;
+use super::kdc::{Kdc, KdcOptions};
 use super::options::{KafkaOptions, Route};
 use super::version::KafkaVersion;
-use super::{Engine, Kafka, settings};
+use super::{Engine, Kafka, is_demanded, settings};
 
 /// A listener of a [`SecuredKafka`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +31,10 @@ pub enum Listener {
     Plaintext,
     /// TLS.
     Ssl,
+    /// TLS with an ECDSA certificate.
+    SslEc,
+    /// TLS with a certificate that has expired.
+    SslExpired,
     /// TLS with client certificates.
     SslAuth,
     /// SASL in the clear.
@@ -45,84 +51,89 @@ pub enum Listener {
 #[derive(Debug)]
 pub struct SecuredKafka {
     kafka: Kafka,
+    version: KafkaVersion,
     listeners: Vec<(Listener, u16)>,
-    files: Files,
-}
-
-#[derive(Debug)]
-struct Files(PathBuf);
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+    certificates: Certificates,
+    kdc: Option<Kdc>,
 }
 
 impl SecuredKafka {
-    /// The password of every store and of the keys in them.
-    pub const STORE_PASSWORD: &'static str = "changeit";
-
-    /// Starts a broker on a JVM. `properties` go over everything else.
+    /// Starts a broker on a JVM (0.10.2 or later), and a KDC if this machine has one. `properties` go over everything else.
     ///
     /// # Errors
-    /// [`KafkaErrorKind::Absent`] without jars, Java or openssl; [`KafkaErrorKind::Start`] when it does not come up.
+    /// [`KafkaErrorKind::Absent`] without jars, Java or openssl, and without an MIT Kerberos where tests must not be skipped;
+    /// [`KafkaErrorKind::Start`] when it does not come up.
     ///
     /// # Cancellation
     /// What was started is ended and removed.
     pub async fn start(version: &str, properties: &[(&str, &str)]) -> Result<Self, KafkaError> {
-        let number: KafkaVersion = version.parse()?;
-        number.jars()?;
-        let files = Files(folder()?);
-        make_files(&files.0).await?;
-        let mut options = KafkaOptions::from_env()?.version(version)?.route(Route::Jvm);
-        let mut listeners = vec![
-            (Listener::Ssl, "SSL", "SSL"),
-            (Listener::SslAuth, "SSLAUTH", "SSL"),
-            (Listener::SaslPlaintext, "SASLP", "SASL_PLAINTEXT"),
-            (Listener::SaslSsl, "SASLS", "SASL_SSL"),
-        ];
-        if number >= "2.0.0".parse()? {
-            listeners.push((Listener::OAuth, "OAUTH", "SASL_PLAINTEXT"));
-        }
-        if number >= "4.0.0".parse()? {
-            listeners.push((Listener::Jwks, "JWKS", "SASL_PLAINTEXT"));
-        }
-        let mut ports = Vec::new();
-        for (listener, name, protocol) in listeners {
+        let version: KafkaVersion = version.parse()?;
+        version.jars()?;
+        let certificates = Certificates::make().await?;
+        let kdc = match start_kdc().await {
+            Ok(kdc) => Some(kdc),
+            Err(error) if error.kind() == KafkaErrorKind::Absent && !is_demanded() => None,
+            Err(error) => return Err(error),
+        };
+        let mut options = KafkaOptions::from_env()?.version(&version.to_string())?.route(Route::Jvm);
+        let mut listeners = Vec::new();
+        for (listener, name, protocol) in listeners_of(version)? {
             let port = settings::free_port()?;
-            ports.push((listener, port));
+            listeners.push((listener, port));
             options.listeners.push(ExtraListener { name, protocol, port });
         }
-        for (name, value) in broker_properties(&files.0) {
+        for (name, value) in broker_properties(version, &certificates, kdc.is_some())? {
             options = options.property(&name, value);
         }
         for (name, value) in properties {
             options = options.property(name, value);
         }
-        let file = |name: &str| files.0.join(name).display().to_string();
+        write_jaas(certificates.folder(), kdc.as_ref())?;
+        let file = |name: &str| certificates.file(name).display().to_string();
         let (jaas, jwks) = (file("broker.jaas"), file("jwks.json"));
         options.jvm_options = vec![
             format!("-Djava.security.auth.login.config={jaas}"),
             format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://{jwks}"),
             format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.files={jwks}"),
         ];
+        let realms =
+            kdc.iter().map(|kdc| format!("-Djava.security.krb5.conf={}", kdc.configuration().display()));
+        options.jvm_options.extend(realms);
         for (user, mechanism) in USERS.iter().flat_map(|user| SCRAM.map(|mechanism| (user, mechanism))) {
             let scram = format!("{mechanism}=[name={user},password={user}-secret]");
             options.format_arguments.extend(["--add-scram".to_owned(), scram]);
         }
         let kafka = options.start().await?;
-        if !number.runs_kraft()
+        if !version.runs_kraft()
             && let Engine::Jvm(node) = &kafka.engine
         {
             node.add_scram_users(&USERS, &SCRAM).await?;
         }
-        Ok(Self { kafka, listeners: ports, files })
+        Ok(Self { kafka, version, listeners, certificates, kdc })
     }
 
     /// The broker behind the listeners.
     #[must_use]
     pub fn kafka(&self) -> &Kafka {
         &self.kafka
+    }
+
+    /// The broker's version.
+    #[must_use]
+    pub fn version(&self) -> KafkaVersion {
+        self.version
+    }
+
+    /// The KDC, if this machine has one. `alice` has a key in `client.keytab` of its folder.
+    #[must_use]
+    pub fn kdc(&self) -> Option<&Kdc> {
+        self.kdc.as_ref()
+    }
+
+    /// Whether this version of Kafka has a listener.
+    #[must_use]
+    pub fn has(&self, listener: Listener) -> bool {
+        listener == Listener::Plaintext || self.listeners.iter().any(|(known, _)| *known == listener)
     }
 
     /// The address of a listener, by the name in the broker's certificate.
@@ -135,15 +146,20 @@ impl SecuredKafka {
             return self.kafka.bootstrap().to_owned();
         }
         let found = self.listeners.iter().find(|(known, _)| *known == listener);
-        let Some((_, port)) = found else { panic!("Kafka {} has no {listener:?}", self.kafka.version()) };
+        let Some((_, port)) = found else { panic!("Kafka {} has no {listener:?}", self.version) };
         format!("localhost:{port}")
     }
 
-    /// A file: `ca.pem`, `other-ca.pem`, `trust.p12`, `trust.jks`; of the client `client.key`, `client.pem` (its chain),
-    /// `client-encrypted.key`, `client.p12`, `client.jks`, and `stranger-all.pem` of another authority; `jwt.key`.
+    /// The certificates, keys and stores.
+    #[must_use]
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
+    /// One of [`Certificates`]' files.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
-        self.files.0.join(name)
+        self.certificates.file(name)
     }
 }
 
@@ -151,20 +167,71 @@ const USERS: [&str; 2] = ["alice", "bob"];
 const SCRAM: [&str; 2] = ["SCRAM-SHA-256", "SCRAM-SHA-512"];
 const SECURITY: &str = "org.apache.kafka.common.security";
 
-fn broker_properties(files: &Path) -> Vec<(String, String)> {
-    let file = |name: &str| files.join(name).display().to_string();
+fn listeners_of(version: KafkaVersion) -> Result<Vec<(Listener, &'static str, &'static str)>, KafkaError> {
+    let mut listeners = vec![
+        (Listener::Ssl, "SSL", "SSL"),
+        (Listener::SslAuth, "SSLAUTH", "SSL"),
+        (Listener::SaslPlaintext, "SASLP", "SASL_PLAINTEXT"),
+        (Listener::SaslSsl, "SASLS", "SASL_SSL"),
+    ];
+    if has_own_settings(version)? {
+        listeners.push((Listener::SslEc, "SSLEC", "SSL"));
+        listeners.push((Listener::SslExpired, "SSLEXPIRED", "SSL"));
+    }
+    if version >= "2.0.0".parse()? {
+        listeners.push((Listener::OAuth, "OAUTH", "SASL_PLAINTEXT"));
+    }
+    if version >= "4.0.0".parse()? {
+        listeners.push((Listener::Jwks, "JWKS", "SASL_PLAINTEXT"));
+    }
+    Ok(listeners)
+}
+
+/// Whether each listener has settings of its own (`listener.name.x.`).
+fn has_own_settings(version: KafkaVersion) -> Result<bool, KafkaError> {
+    Ok(version >= "1.0.0".parse()?)
+}
+
+fn broker_properties(
+    version: KafkaVersion,
+    certificates: &Certificates,
+    has_kdc: bool,
+) -> Result<Vec<(String, String)>, KafkaError> {
+    let file = |name: &str| certificates.file(name).display().to_string();
+    let password = || Certificates::PASSWORD.to_owned();
     let oauth = format!("{SECURITY}.oauthbearer.OAuthBearerLoginModule required;");
     let validator = format!("{SECURITY}.oauthbearer.OAuthBearerValidatorCallbackHandler");
+    let mut mechanisms = vec!["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
+    mechanisms.extend(has_kdc.then_some("GSSAPI"));
+    let authorizer = if version.runs_kraft() {
+        "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+    } else if version >= "2.4.0".parse()? {
+        "kafka.security.authorizer.AclAuthorizer"
+    } else {
+        "kafka.security.auth.SimpleAclAuthorizer"
+    };
+    let client_auth = if has_own_settings(version)? { "none" } else { "requested" };
     let pairs = [
+        ("ssl.client.auth", client_auth.to_owned()),
+        ("authorizer.class.name", authorizer.to_owned()),
+        ("super.users", "User:ANONYMOUS;User:alice;User:CN=client;User:oauth".to_owned()),
+        // The first name is that of 2.8 and later.
+        ("delegation.token.secret.key", "a secret of the broker".to_owned()),
+        ("delegation.token.master.key", "a secret of the broker".to_owned()),
         ("ssl.keystore.type", "PKCS12".to_owned()),
         ("ssl.keystore.location", file("broker.p12")),
-        ("ssl.keystore.password", SecuredKafka::STORE_PASSWORD.to_owned()),
-        ("ssl.key.password", SecuredKafka::STORE_PASSWORD.to_owned()),
+        ("ssl.keystore.password", password()),
+        ("ssl.key.password", password()),
         ("ssl.truststore.type", "PKCS12".to_owned()),
         ("ssl.truststore.location", file("trust.p12")),
-        ("ssl.truststore.password", SecuredKafka::STORE_PASSWORD.to_owned()),
+        ("ssl.truststore.password", password()),
+        ("listener.name.sslec.ssl.keystore.location", file("broker-ec.p12")),
+        ("listener.name.sslexpired.ssl.keystore.location", file("expired.p12")),
         ("listener.name.sslauth.ssl.client.auth", "required".to_owned()),
-        ("sasl.enabled.mechanisms", format!("PLAIN,{}", SCRAM.join(","))),
+        ("sasl.enabled.mechanisms", mechanisms.join(",")),
+        ("sasl.kerberos.service.name", "kafka".to_owned()),
+        // The usual rule asks Java for its default realm, which 1.x on a JDK 17 is not told.
+        ("sasl.kerberos.principal.to.local.rules", "RULE:[1:$1],RULE:[2:$1],DEFAULT".to_owned()),
         ("listener.name.oauth.sasl.enabled.mechanisms", "OAUTHBEARER".to_owned()),
         ("listener.name.oauth.oauthbearer.sasl.jaas.config", oauth.clone()),
         ("listener.name.jwks.sasl.enabled.mechanisms", "OAUTHBEARER".to_owned()),
@@ -174,59 +241,31 @@ fn broker_properties(files: &Path) -> Vec<(String, String)> {
         ("listener.name.jwks.sasl.oauthbearer.expected.audience", "kafka".to_owned()),
         ("listener.name.jwks.sasl.oauthbearer.expected.issuer", "issuer.test".to_owned()),
     ];
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    Ok(pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
-fn folder() -> Result<PathBuf, KafkaError> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let folder = std::env::temp_dir().join(format!("milena-secured-{}-{number}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).map_err(|error| KafkaError::system("a folder for certificates", error))?;
-    Ok(folder)
+async fn start_kdc() -> Result<Kdc, KafkaError> {
+    let kdc = Kdc::start(&KdcOptions::default()).await?;
+    kdc.add_principal("kafka/localhost", None).await?;
+    kdc.add_principal("alice", Some("alice-secret")).await?;
+    kdc.keytab("kafka/localhost", "broker.keytab").await?;
+    kdc.keytab("alice", "client.keytab").await?;
+    Ok(kdc)
 }
 
-/// Authorities, certificates, stores, the users of PLAIN, and a key for tokens.
-async fn make_files(folder: &Path) -> Result<(), KafkaError> {
+/// The broker's login modules. The one of Kerberos goes first: Kafka asks the first one for the principal.
+fn write_jaas(folder: &Path, kdc: Option<&Kdc>) -> Result<(), KafkaError> {
+    let kerberos = kdc.map_or_else(String::new, |kdc| {
+        format!(
+            " com.sun.security.auth.module.Krb5LoginModule required useKeyTab=true storeKey=true keyTab=\"{}\" \
+             principal=\"kafka/localhost@{}\";\n",
+            kdc.folder().join("broker.keytab").display(),
+            kdc.realm()
+        )
+    });
     let jaas = format!(
-        "KafkaServer {{\n {SECURITY}.plain.PlainLoginModule required user_alice=\"alice-secret\" user_bob=\"bob-secret\";\n \
+        "KafkaServer {{\n{kerberos} {SECURITY}.plain.PlainLoginModule required user_alice=\"alice-secret\" user_bob=\"bob-secret\";\n \
          {SECURITY}.scram.ScramLoginModule required;\n}};\n"
     );
-    fs::write(folder.join("broker.jaas"), jaas).map_err(|error| KafkaError::system("broker.jaas", error))?;
-    let mut command = Command::new("sh");
-    command.args(["-ec", SCRIPT]).current_dir(folder).stdin(Stdio::null());
-    let output = tokio::process::Command::from(command).kill_on_drop(true).output().await;
-    let output = output.map_err(|error| KafkaError::system("sh", error))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-    let kind = if output.status.code() == Some(77) { KafkaErrorKind::Absent } else { KafkaErrorKind::Start };
-    Err(KafkaError::new(kind, format!("no certificates for a secured broker: {said}")))
+    fs::write(folder.join("broker.jaas"), jaas).map_err(|error| KafkaError::system("broker.jaas", error))
 }
-
-const SCRIPT: &str = r#"
-for tool in openssl keytool; do command -v $tool >/dev/null || { echo "$tool is not installed"; exit 77; }; done
-P=changeit
-printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth' > ext
-for ca in ca other-ca; do
-  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=test-$ca -keyout $ca.key -out $ca.pem 2>log
-done
-sign() {
-  openssl req -newkey rsa:2048 -nodes -subj /CN=$1 -keyout $1.key -out $1.csr 2>log
-  openssl x509 -req -in $1.csr -CA $2.pem -CAkey $2.key -CAcreateserial -days 3650 -extfile ext -out $1-own.pem 2>log
-  cat $1-own.pem $2.pem > $1.pem
-  cat $1.key $1.pem > $1-all.pem
-}
-sign broker ca; sign client ca; sign stranger other-ca
-for n in broker client; do openssl pkcs12 -export -in $n-own.pem -inkey $n.key -certfile ca.pem -name $n -passout pass:$P -out $n.p12; done
-openssl pkcs8 -topk8 -in client.key -passout pass:$P -out client-encrypted.key
-for t in p12:PKCS12 jks:JKS; do
-  keytool -importcert -noprompt -alias ca -file ca.pem -keystore trust.${t%:*} -storetype ${t#*:} -storepass $P 2>log
-done
-keytool -importkeystore -noprompt -srckeystore client.p12 -srcstoretype PKCS12 -srcstorepass $P -destkeystore client.jks -deststoretype JKS -deststorepass $P 2>log
-openssl genrsa -out jwt.key 2048 2>log
-# The modulus: hexadecimal to octal escapes, and those to bytes, with what every system has.
-n=$(printf "$(openssl rsa -in jwt.key -noout -modulus | cut -d= -f2 | awk '{ h = "0123456789ABCDEF"; for (i = 1; i < length($0); i += 2) { b = (index(h, substr($0, i, 1)) - 1) * 16 + index(h, substr($0, i + 1, 1)) - 1; printf "\\%03o", b } }')" | openssl base64 -A | tr '+/' '-_' | tr -d '=')
-printf '{"keys":[{"kty":"RSA","kid":"k1","use":"sig","alg":"RS256","n":"%s","e":"AQAB"}]}' "$n" > jwks.json
-"#;

@@ -1,7 +1,7 @@
 //! Simulation: a client on the embedded broker in virtual time, over a network that breaks by a seed.
 //!
 //! ```text
-//! client --Network::dial--> courier (delays, cuts, late bytes) --> EmbeddedBroker <-- Trouble (elections, faults, restarts)
+//! client --Network::dial--> courier (delays, cuts, late bytes) --> nodes of an EmbeddedBroker <-- Trouble (elections, faults, deaths)
 //! ```
 //!
 //! [`run`] runs a scenario on a runtime of its own, whose clock is stopped: time passes when everybody waits, so minutes take
@@ -74,7 +74,7 @@ impl Dice {
     }
 }
 
-/// A broker, the network to it, and the dice.
+/// A broker of one or more nodes, the network to it, and the dice.
 #[derive(Clone, Debug)]
 pub struct World {
     /// The broker.

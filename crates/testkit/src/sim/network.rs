@@ -1,6 +1,6 @@
 //! Connections that delay, cut up, lose and repeat late what is sent through them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::Dice;
+use crate::broker::BrokerConfig;
 use crate::listen::EmbeddedBroker;
 
 /// The client's end of a connection.
@@ -36,7 +37,7 @@ impl Weather {
     pub const CALM: Self = Self { delay: Duration::ZERO, piece: u64::MAX, cut: 0, silence: 0, refuse: 0 };
 }
 
-/// A network to one broker. Clones are the same network.
+/// A network to the nodes of a broker. Clones are the same network.
 #[derive(Clone, Debug)]
 pub struct Network {
     shared: Arc<Shared>,
@@ -47,14 +48,22 @@ struct Shared {
     broker: EmbeddedBroker,
     dice: Dice,
     weather: Mutex<Weather>,
-    /// The name and port at which the broker is found besides its first ones.
-    moved: Mutex<Option<(String, u16)>>,
-    first: (String, u16),
+    /// The broker's first settings: its nodes are found there, too, whatever they are called now.
+    first: BrokerConfig,
+    /// Nodes that cannot be reached.
+    down: Mutex<BTreeSet<i32>>,
     /// Told to cut its connection, by the connection's place in the order in which they were made: so that they are told in that order, which
     /// tokio's own channels for many receivers do not promise.
-    couriers: Mutex<BTreeMap<u64, Arc<Notify>>>,
+    couriers: Mutex<BTreeMap<u64, Line>>,
     trace: Mutex<DefaultHasher>,
     started: Instant,
+}
+
+/// A connection that exists.
+#[derive(Debug)]
+struct Line {
+    node: i32,
+    cut: Arc<Notify>,
 }
 
 /// How a connection's courier came to its end.
@@ -75,13 +84,13 @@ struct Hand {
 
 impl Network {
     pub(super) fn new(broker: EmbeddedBroker, weather: Weather, dice: Dice) -> Self {
-        let config = broker.with_broker(|broker| broker.config().clone());
+        let first = broker.with_broker(|broker| broker.config().clone());
         let shared = Shared {
             broker,
             dice,
             weather: Mutex::new(weather),
-            moved: Mutex::default(),
-            first: (config.host, config.port),
+            first,
+            down: Mutex::default(),
             couriers: Mutex::default(),
             trace: Mutex::default(),
             started: Instant::now(),
@@ -89,10 +98,10 @@ impl Network {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Connects to the broker by one of its names.
+    /// Connects to a node of the broker by one of its names.
     ///
     /// # Errors
-    /// Refused by chance, or because the broker is no longer found at this name.
+    /// Refused by chance, because the node is down, or because nobody is found at this name any more.
     ///
     /// # Cancellation
     /// No connection is made.
@@ -102,21 +111,20 @@ impl Network {
         sleep(shared.dice.time(weather.delay)).await;
         let refused = weather.refuse > 0 && shared.dice.one_in(weather.refuse);
         shared.note(("dial", &host, port, refused));
-        let here = shared.first == (host.clone(), port)
-            || lock(&shared.moved).as_ref().is_some_and(|name| *name == (host, port));
-        if refused || !here {
-            return Err(io::ErrorKind::ConnectionRefused.into());
-        }
+        let named = shared.broker.with_broker(|broker| broker.config().node_at(&host, port));
+        let node = named.or_else(|| shared.first.node_at(&host, port));
+        let node = node.filter(|node| !refused && !lock(&shared.down).contains(node));
+        let Some(node) = node else { return Err(io::ErrorKind::ConnectionRefused.into()) };
         let (client, wire) = tokio::io::duplex(64 * 1024);
         let cut = Arc::new(Notify::new());
         let number = {
             let mut couriers = lock(&shared.couriers);
             let number = couriers.last_key_value().map_or(0, |(last, _)| last + 1);
-            couriers.insert(number, Arc::clone(&cut));
+            couriers.insert(number, Line { node, cut: Arc::clone(&cut) });
             number
         };
         let courier = Courier { shared: Arc::clone(shared), dice: shared.dice.split(), number, cut };
-        tokio::spawn(courier.carry(wire, shared.broker.connect()));
+        tokio::spawn(courier.carry(wire, shared.broker.connect_to(node)));
         Ok(client)
     }
 
@@ -128,15 +136,35 @@ impl Network {
     /// Cuts all connections.
     pub fn cut_all(&self) {
         self.shared.note("cut all");
-        for cut in lock(&self.shared.couriers).values() {
-            cut.notify_one();
+        for line in lock(&self.shared.couriers).values() {
+            line.cut.notify_one();
         }
     }
 
-    /// The broker is found at another name and port from now on, and says so. Its first ones are still good for a start.
+    /// A node dies, or is there again. When it dies its connections are cut, nobody reads what is still on its way to it, and no new
+    /// connection is made until it is back.
+    pub fn set_down(&self, node: i32, down: bool) {
+        self.shared.note(("down", node, down));
+        if !down {
+            lock(&self.shared.down).remove(&node);
+            return;
+        }
+        lock(&self.shared.down).insert(node);
+        self.shared.broker.drop_node(node);
+        for line in lock(&self.shared.couriers).values().filter(|line| line.node == node) {
+            line.cut.notify_one();
+        }
+    }
+
+    /// All nodes are there.
+    pub fn all_up(&self) {
+        lock(&self.shared.down).clear();
+    }
+
+    /// The nodes are found at another name from now on, the first one at this port, and say so. Their first names are still good for a
+    /// start.
     pub fn rename(&self, host: &str, port: u16) {
         self.shared.note(("rename", host, port));
-        *lock(&self.shared.moved) = Some((host.to_owned(), port));
         self.shared.broker.with_broker(|broker| broker.set_address(host, port));
     }
 

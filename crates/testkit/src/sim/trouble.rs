@@ -5,7 +5,7 @@ use std::time::Duration;
 use milena_protocol::ErrorCode;
 use tokio::time::sleep;
 
-use super::World;
+use super::{Dice, World};
 use crate::broker::Fault;
 
 /// A kind of trouble.
@@ -21,8 +21,12 @@ pub enum Kind {
     Fault,
     /// An answer asks its client to leave the broker alone for a while.
     Throttle,
-    /// The broker is found at another name.
+    /// The nodes are found at another name.
     Rename,
+    /// A partition is led by another node; what has not reached the followers is gone.
+    Move,
+    /// A node dies. After a while what it led is led by others, and then it comes back.
+    Kill,
 }
 
 /// What may go wrong, and how often.
@@ -57,7 +61,13 @@ impl Trouble {
             match kind {
                 Kind::Cut => world.network.cut_all(),
                 Kind::Restart => world.broker.restart(),
-                Kind::Rename => world.network.rename(&format!("renamed-{}", turn % 3), 9000 + turn % 3),
+                Kind::Rename => world.network.rename(&format!("renamed-{}", turn % 3), 9000 + turn % 3 * 100),
+                Kind::Move => {
+                    let (place, node) = (dice.below(self.partitions.len() as u64), self.node(world, &dice));
+                    let Some((topic, partition)) = self.partitions.get(place as usize) else { continue };
+                    world.broker.with_broker(|broker| broker.move_leader(topic, *partition, node));
+                }
+                Kind::Kill => self.kill(world, &dice).await,
                 Kind::Fault => self.fault(world, &dice),
                 Kind::Throttle => {
                     let fault = Fault::Throttle(dice.time(self.longest));
@@ -77,12 +87,36 @@ impl Trouble {
         }
     }
 
-    fn api(&self, dice: &super::Dice) -> i16 {
+    fn node(&self, world: &World, dice: &Dice) -> i32 {
+        let (first, count) = world.broker.with_broker(|broker| {
+            let config = broker.config();
+            (config.node_id, config.nodes.max(1))
+        });
+        first + dice.below(count.unsigned_abs().into()) as i32
+    }
+
+    async fn kill(&self, world: &World, dice: &Dice) {
+        let dead = self.node(world, dice);
+        world.network.set_down(dead, true);
+        sleep(dice.time(self.longest)).await;
+        for (topic, partition) in &self.partitions {
+            let next = self.node(world, dice);
+            world.broker.with_broker(|broker| {
+                if broker.leader(topic, *partition) == Some(dead) && next != dead {
+                    broker.move_leader(topic, *partition, next);
+                }
+            });
+        }
+        sleep(dice.time(self.longest)).await;
+        world.network.set_down(dead, false);
+    }
+
+    fn api(&self, dice: &Dice) -> i16 {
         let place = usize::try_from(dice.below(self.apis.len() as u64)).unwrap_or(0);
         self.apis.get(place).copied().unwrap_or(0)
     }
 
-    fn fault(&self, world: &World, dice: &super::Dice) {
+    fn fault(&self, world: &World, dice: &Dice) {
         let error = usize::try_from(dice.below(self.errors.len() as u64)).unwrap_or(0);
         let fault = match (dice.below(6), self.errors.get(error)) {
             (0, _) => Fault::DropBefore,
@@ -96,9 +130,10 @@ impl Trouble {
         world.broker.faults().on(self.api(dice), fault, times);
     }
 
-    /// Ends all trouble: the network is calm, partitions have leaders, no fault waits.
+    /// Ends all trouble: the network is calm, nodes are up, partitions have leaders, no fault waits.
     pub fn end(&self, world: &World) {
         world.network.set_weather(super::Weather::CALM);
+        world.network.all_up();
         world.broker.faults().clear();
         world.broker.with_broker(|broker| {
             for (topic, partition) in &self.partitions {

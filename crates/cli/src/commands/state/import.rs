@@ -101,6 +101,7 @@ fn of_flink(args: &Import) -> anyhow::Result<CheckpointState> {
         subtask_watermarks: Vec::new(),
         committables,
         writers: Vec::new(),
+        functions: Vec::new(),
     })
 }
 

@@ -1,0 +1,299 @@
+//! Where checkpoints and savepoints are kept: a directory, an object store, or what the user brings.
+//!
+//! A [`CheckpointStorage`] keeps numbered files whole; what is in them, how many are kept, and which one is restored is decided here, once
+//! for all storages.
+//!
+//! # Invariants
+//! * A file under its name is complete: a storage never shows a part of one.
+//! * Only who has the lock writes; the lock is confirmed before each write.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::lock::DirectoryLock;
+use super::store::{
+    self, CheckpointId, Damaged, Stored, Unreadable, file_name, frame, none_readable, unframe, written_later,
+};
+use crate::{Error, ErrorKind, Result};
+
+/// What keeps checkpoints. All calls come from one job at a time.
+///
+/// # Cancellation
+/// A dropped call may have been carried out or not, never in part.
+pub trait CheckpointStorage: fmt::Debug + Send + Sync + 'static {
+    /// Where it is, for messages.
+    fn place(&self) -> String;
+
+    /// Makes the storage ready and takes it for a job. Fails with `Misuse`, naming the owner, while another job has it.
+    fn lock<'a>(&'a self, job: &'a str) -> BoxFuture<'a, Result<Box<dyn StorageLock>>>;
+
+    /// The numbers there are, ascending. `Io` if that can't be told.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<CheckpointId>>>;
+
+    /// The bytes of one. `Io` if it can't be read or is not there.
+    fn read(&self, id: CheckpointId) -> BoxFuture<'_, Result<Vec<u8>>>;
+
+    /// Keeps one: when this returns, it is durable under its number, or, with `Io`, not there at all. One that is there may be replaced or
+    /// refused.
+    fn write(&self, id: CheckpointId, bytes: Vec<u8>) -> BoxFuture<'_, Result<()>>;
+
+    /// Removes one.
+    fn remove(&self, id: CheckpointId) -> BoxFuture<'_, Result<()>>;
+}
+
+/// A storage that is taken. Dropping it gives it back, as soon as that can be done.
+pub trait StorageLock: fmt::Debug + Send + Sync {
+    /// Whether it is still ours. `Misuse` if another job has it.
+    fn confirm(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// A storage, to be named in a configuration. A path is a directory.
+#[derive(Clone)]
+pub struct Storage(Arc<dyn CheckpointStorage>);
+
+impl Storage {
+    /// A storage of the user's own.
+    #[must_use]
+    pub fn new(storage: impl CheckpointStorage) -> Self {
+        Self(Arc::new(storage))
+    }
+
+    /// A directory, which is made if it does not exist.
+    #[must_use]
+    pub fn directory(dir: impl Into<PathBuf>) -> Self {
+        Self::new(Directory { dir: dir.into() })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.0.place()
+    }
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Storage").field(&self.place()).finish()
+    }
+}
+
+/// Two storages of one place are the same.
+impl PartialEq for Storage {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl From<PathBuf> for Storage {
+    fn from(dir: PathBuf) -> Self {
+        Self::directory(dir)
+    }
+}
+
+impl From<&PathBuf> for Storage {
+    fn from(dir: &PathBuf) -> Self {
+        Self::directory(dir)
+    }
+}
+
+impl From<&Path> for Storage {
+    fn from(dir: &Path) -> Self {
+        Self::directory(dir)
+    }
+}
+
+impl From<&str> for Storage {
+    fn from(dir: &str) -> Self {
+        Self::directory(dir)
+    }
+}
+
+/// The checkpoints of a storage that is taken.
+#[derive(Debug)]
+pub struct Checkpoints {
+    storage: Storage,
+    lock: Box<dyn StorageLock>,
+    retain: usize,
+}
+
+impl Checkpoints {
+    /// Takes a storage for a job. `retain` is how many checkpoints are kept, at least 1.
+    ///
+    /// # Errors
+    /// `Misuse` while another job has it, `Io` if it can't be made or written.
+    ///
+    /// # Cancellation
+    /// The storage may stay taken until the lock's own time is over.
+    pub async fn open(storage: &Storage, retain: usize, job: &str) -> Result<Self> {
+        let lock = storage.0.lock(job).await?;
+        Ok(Self { storage: storage.clone(), lock, retain: retain.max(1) })
+    }
+
+    /// The number for the next checkpoint: above every number there is.
+    ///
+    /// # Errors
+    /// `Io` if the storage can't be read.
+    pub async fn next_id(&self) -> Result<CheckpointId> {
+        Ok(self.storage.0.list().await?.last().map_or(1, |&id| id.saturating_add(1)))
+    }
+
+    /// See [`latest`].
+    ///
+    /// # Errors
+    /// As [`latest`].
+    pub async fn latest(&self) -> Result<Option<Stored>> {
+        latest(&self.storage).await
+    }
+
+    /// See [`load`].
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub async fn load(&self, id: CheckpointId) -> Result<Stored> {
+        load(&self.storage, id).await
+    }
+
+    /// Writes a checkpoint, then removes the oldest ones beyond the number to keep.
+    ///
+    /// # Errors
+    /// `Misuse` if the storage is not ours any more, `Io` if it can't be written: the checkpoints that were there stay.
+    ///
+    /// # Cancellation
+    /// The checkpoint is there or not, never a part of it.
+    pub async fn write(&self, id: CheckpointId, body: &[u8]) -> Result<()> {
+        self.lock.confirm().await?;
+        self.storage.0.write(id, frame(body)).await?;
+        let Ok(ids) = self.storage.0.list().await else { return Ok(()) };
+        let surplus = ids.len().saturating_sub(self.retain);
+        for &old in ids.iter().take(surplus) {
+            if let Err(error) = self.storage.0.remove(old).await {
+                tracing::warn!(checkpoint = old, %error, "an old checkpoint can't be removed");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes one checkpoint to a storage that no job has: a savepoint. It is never removed by the job.
+///
+/// # Errors
+/// `Io` if it can't be written, `Misuse` if a job has the storage.
+///
+/// # Cancellation
+/// It is there or not, never a part of it.
+pub async fn write_savepoint(storage: &Storage, job: &str, id: CheckpointId, body: &[u8]) -> Result<()> {
+    let lock = storage.0.lock(job).await?;
+    lock.confirm().await?;
+    storage.0.write(id, frame(body)).await
+}
+
+/// The newest checkpoint that can be read, with the damaged ones that are newer. `None` if there is none at all. Takes no lock.
+///
+/// # Errors
+/// `State` if there are checkpoints and none can be read, or if the newest was written by a later version of this crate;
+/// `Io` if the storage or a file can't be opened.
+pub async fn latest(storage: &Storage) -> Result<Option<Stored>> {
+    let mut damaged = Vec::new();
+    for id in storage.0.list().await?.into_iter().rev() {
+        match read(storage, id).await? {
+            Ok(body) => return Ok(Some(Stored { id, body, damaged })),
+            Err(broken) => {
+                tracing::error!(checkpoint = id, path = %broken.path.display(), why = %broken.why, "damaged checkpoint");
+                damaged.push(broken);
+            }
+        }
+    }
+    match damaged.first() {
+        None => Ok(None),
+        Some(newest) => Err(none_readable(&storage.place(), damaged.len(), newest)),
+    }
+}
+
+/// One checkpoint by its number. Takes no lock.
+///
+/// # Errors
+/// `State` if it is damaged or from a later version; `Io` if it can't be opened.
+pub async fn load(storage: &Storage, id: CheckpointId) -> Result<Stored> {
+    match read(storage, id).await? {
+        Ok(body) => Ok(Stored { id, body, damaged: Vec::new() }),
+        Err(Damaged { path, why, .. }) => {
+            let text = format!("checkpoint {} can't be read: {why}", path.display());
+            Err(Error::new(ErrorKind::State, text))
+        }
+    }
+}
+
+async fn read(storage: &Storage, id: CheckpointId) -> Result<std::result::Result<Vec<u8>, Damaged>> {
+    let bytes = storage.0.read(id).await?;
+    let path = PathBuf::from(storage.place()).join(file_name(id));
+    match unframe(&bytes) {
+        Ok(body) => Ok(Ok(body)),
+        Err(Unreadable::Damaged(why)) => Ok(Err(Damaged { id, path, why })),
+        Err(Unreadable::Later(format)) => Err(written_later(&path, format)),
+    }
+}
+
+/// A directory of files. See [`store`].
+#[derive(Debug)]
+struct Directory {
+    dir: PathBuf,
+}
+
+impl Directory {
+    /// Runs work on the directory where blocking is allowed.
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Path) -> Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T>> {
+        let dir = self.dir.clone();
+        Box::pin(async move {
+            tokio::task::spawn_blocking(move || work(&dir)).await.unwrap_or_else(|error| {
+                let text = "work on the checkpoint directory ended unexpectedly";
+                Err(Error::new(ErrorKind::Io, text).with_source(error))
+            })
+        })
+    }
+}
+
+impl CheckpointStorage for Directory {
+    fn place(&self) -> String {
+        self.dir.display().to_string()
+    }
+
+    fn lock<'a>(&'a self, job: &'a str) -> BoxFuture<'a, Result<Box<dyn StorageLock>>> {
+        let job = job.to_owned();
+        self.run(move |dir| Ok(Box::new(store::take(dir, &job)?) as Box<dyn StorageLock>))
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<CheckpointId>>> {
+        self.run(store::list)
+    }
+
+    fn read(&self, id: CheckpointId) -> BoxFuture<'_, Result<Vec<u8>>> {
+        self.run(move |dir| store::read_file(dir, id))
+    }
+
+    fn write(&self, id: CheckpointId, bytes: Vec<u8>) -> BoxFuture<'_, Result<()>> {
+        self.run(move |dir| store::write_file(dir, id, &bytes))
+    }
+
+    fn remove(&self, id: CheckpointId) -> BoxFuture<'_, Result<()>> {
+        self.run(move |dir| {
+            let path = dir.join(file_name(id));
+            std::fs::remove_file(&path).map_err(|error| {
+                let text = format!("{} can't be removed", path.display());
+                Error::new(ErrorKind::Io, text).with_source(error)
+            })
+        })
+    }
+}
+
+impl StorageLock for DirectoryLock {
+    /// The operating system keeps it as long as the process lives.
+    fn confirm(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
