@@ -266,7 +266,7 @@ async fn a_failing_function_costs_repetitions_only_where_they_are_allowed() {
             .to(stage.sink(delivery).build().unwrap());
         let dir = tempfile::tempdir().unwrap();
         let mut config = job_config(dir.path(), 2, OFTEN);
-        config.restart = Restart { attempts: 5, delay: Duration::from_millis(10) };
+        config.restart = Restart::FixedDelay { attempts: 5, delay: Duration::from_millis(10) };
         let report = run(job, config, JobControl::new()).await.unwrap();
         assert!(report.restarts >= 1 && failures.load(Ordering::SeqCst) >= 3, "{report:?}");
         let verdict = stage.judge(0..4 * RECORDS).await;
