@@ -1,13 +1,17 @@
 //! The sink's three promises, and what a start does with what earlier runs left.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use milena::{ProducerRecord, TransactionConfig, TransactionState, TransactionalProducer};
 use milena_connector::ErrorKind;
-use milena_connector::runtime::{Job, JobControl, Step};
-use milena_connector::sink::{Delivery, OnLoss};
+use milena_connector::runtime::{Job, JobControl, Restart, Step};
+use milena_connector::schema::{OwnedKafkaRecord, StringSerializer};
+use milena_connector::sink::{Delivery, KafkaSink, OnLoss};
 use milena_connector::source::StopAt;
 use milena_tests::jobs::{Running, Stage, crash_at, job_config, run};
 use milena_tests::records::eventually;
@@ -111,6 +115,104 @@ async fn exactly_once_survives_crashes_and_other_parallelisms() {
         assert!(crashes > 0, "no life was cut short");
         run(stage.copy_job(), job_config(dir.path(), 2, INTERVAL), JobControl::new()).await.unwrap();
         clean(&stage, RECORDS).await;
+    }
+}
+
+/// A function that fails now and then, in a job that restarts by itself.
+// scenario: 5.3.21, 5.6.5
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failing_function_costs_repetitions_only_where_they_are_allowed() {
+    for delivery in [Delivery::AtLeastOnce, Delivery::ExactlyOnce] {
+        for stage in Stage::each(2).await {
+            stage.produce(0..RECORDS).await;
+            let failures = Arc::new(AtomicU32::new(0));
+            let failing = Arc::clone(&failures);
+            let job = Job::from_source(stage.source().bounded(StopAt::Latest).build().unwrap())
+                .try_map(move |record: OwnedKafkaRecord| {
+                    let due = [30, 60].contains(&record.offset.0);
+                    match due && failing.fetch_add(1, Ordering::SeqCst) < 3 {
+                        true => Err("not yet".into()),
+                        false => Ok(record),
+                    }
+                })
+                .to(stage.sink(delivery).build().unwrap());
+            let dir = tempfile::tempdir().unwrap();
+            let mut config = job_config(dir.path(), 2, INTERVAL);
+            config.restart = Restart::FixedDelay { attempts: 5, delay: Duration::from_millis(10) };
+            let report = run(job, config, JobControl::new()).await.unwrap();
+            assert!(report.restarts >= 1 && failures.load(Ordering::SeqCst) >= 3, "{report:?}");
+            if delivery == Delivery::ExactlyOnce {
+                clean(&stage, RECORDS).await;
+            } else {
+                let verdict = stage.judge(0..RECORDS).await;
+                let whole = verdict.lost.is_empty() && verdict.foreign.is_empty();
+                assert!(whole, "{}: {verdict}", stage.env.describe());
+            }
+        }
+    }
+}
+
+/// Two lives begin with the same checkpoint and end before their first own one.
+// scenario: 5.3.5
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_that_is_restored_twice_is_committed_once() {
+    for stage in Stage::each(2).await {
+        let dir = tempfile::tempdir().unwrap();
+        prepared(&stage, dir.path(), 2).await;
+        for number in 1..=2 {
+            stage.produce(number * RECORDS..(number + 1) * RECORDS).await;
+            let control = crash_at(Step::BeforeCheckpointWrite, 1);
+            let metrics = control.metrics();
+            let job = bounded(&stage, Delivery::ExactlyOnce);
+            run(job, job_config(dir.path(), 2, NEVER), control).await.unwrap_err();
+            assert_eq!(metrics.borrow().restored_from, Some(1), "{}", stage.env.describe());
+            let open = stage.open_transactions(&stage.prefix).await;
+            assert!(!open.is_empty(), "what the life wrote is left behind");
+            let verdict = stage.judge(0..RECORDS).await;
+            assert!(verdict.is_clean(), "{}, life {number}: {verdict}", stage.env.describe());
+        }
+        let job = bounded(&stage, Delivery::ExactlyOnce);
+        let last = run(job, job_config(dir.path(), 1, NEVER), JobControl::new()).await.unwrap();
+        assert_eq!((last.restored_from, last.records_in), (Some(1), 2 * RECORDS));
+        clean(&stage, 3 * RECORDS).await;
+    }
+}
+
+/// Partitions that are added while a job runs are written without a restart.
+// scenario: D20
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_that_are_added_are_written() {
+    for stage in Stage::each(1).await {
+        let mut client = stage.env.config();
+        client.metadata_max_age = Duration::from_millis(300);
+        let seen = Arc::new(Mutex::new(BTreeSet::new()));
+        let telling = Arc::clone(&seen);
+        let sink = KafkaSink::builder()
+            .client(client)
+            .serializer(StringSerializer::new(stage.output.as_str()))
+            .on_written(move |metadata| {
+                telling.lock().unwrap().insert(metadata.topic_partition.partition.0);
+            });
+        // Large enough that a record without a key goes to another partition after a few.
+        let job = Job::from_source(stage.source().build().unwrap())
+            .map(|record: OwnedKafkaRecord| "large".repeat(500 + record.offset.0 as usize % 7))
+            .to(sink.build().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let running = Running::start(job, job_config(dir.path(), 1, INTERVAL));
+        stage.produce(0..RECORDS).await;
+        let told = || !seen.lock().unwrap().is_empty();
+        running.until("the first records", |metrics| metrics.records_out == RECORDS && told()).await;
+        assert_eq!(*seen.lock().unwrap(), BTreeSet::from([0]), "{}", stage.env.describe());
+        stage.client.admin().add_partitions(&stage.output, 3).await.unwrap();
+        for round in 1..200 {
+            stage.produce(1000..1000 + RECORDS).await;
+            running.until("more records", |metrics| metrics.records_out == (round + 1) * RECORDS).await;
+            if *seen.lock().unwrap() == BTreeSet::from([0, 1, 2]) {
+                break;
+            }
+        }
+        assert_eq!(*seen.lock().unwrap(), BTreeSet::from([0, 1, 2]), "{}", stage.env.describe());
+        running.stop().await.unwrap();
     }
 }
 

@@ -166,9 +166,9 @@ fn is_end(line: &str, first: Option<&&str>) -> bool {
 /// Where a test runs, by what it uses.
 fn runs(file: &str, body: &str) -> &'static str {
     let uses = |names: &[&str]| names.iter().any(|name| body.contains(name));
-    if uses(&["::each("]) {
+    if uses(&["::each(", "places().await"]) {
         "embedded and real Kafka"
-    } else if uses(&["own_kafka", "KafkaCluster", "Env::real", "on_a_real"])
+    } else if uses(&["own_kafka", "KafkaCluster", "start_cluster", "Env::real", "on_a_real"])
         || file.ends_with("tests/kafka.rs")
     {
         "real Kafka"

@@ -51,7 +51,7 @@ fn impatient(stage: &Stage, delivery: Delivery) -> KafkaSinkBuilder<String> {
 
 async fn client(stage: &Stage) -> Client {
     let mut config = ClientConfig::new([stage.bootstrap.as_str()]);
-    config.api_timeout = Duration::from_secs(3);
+    config.api_timeout = Duration::from_secs(2);
     config.metadata_max_age = Duration::from_millis(100);
     Client::connect(config).await.unwrap()
 }
@@ -136,8 +136,9 @@ async fn a_broker_that_is_away_is_told_by_itself_at_a_write_at_a_flush_and_at_th
         for error in told {
             assert!(error.to_string().contains("not"), "{delivery:?}: {error}");
         }
-        for writer in writers {
-            bounded("the abort", writer.abort()).await;
+        let ends: Vec<_> = writers.into_iter().map(|writer| tokio::spawn(writer.abort())).collect();
+        for end in ends {
+            bounded("the abort", end).await.unwrap();
         }
     }
 }
@@ -248,16 +249,19 @@ async fn a_broker_that_forgot_the_producer_loses_and_doubles_nothing() {
     assert_eq!(written(&stage, Isolation::ReadUncommitted).await, expected);
 }
 
-/// Partitions that are added while a sink writes are written, too.
+/// Partitions that are added while a sink writes are written, too, with a partitioner of the sink and with the producer's.
 // scenario: D20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_that_are_added_are_written() {
-    for partitioning in [SinkPartitioning::RoundRobin] {
+    let deliveries = [Delivery::AtLeastOnce, Delivery::ExactlyOnce];
+    let all = [SinkPartitioning::RoundRobin, SinkPartitioning::Producer];
+    for (delivery, partitioning) in deliveries.iter().flat_map(|&it| all.iter().map(move |other| (it, other)))
+    {
         let stage = Stage::new(1).await;
         let client = client(&stage).await;
         let seen = Arc::new(Mutex::new(BTreeSet::new()));
         let telling = Arc::clone(&seen);
-        let sink = impatient(&stage, Delivery::ExactlyOnce).partitioning(partitioning.clone());
+        let sink = impatient(&stage, delivery).partitioning(partitioning.clone());
         let sink = sink.on_written(move |metadata| {
             telling.lock().unwrap().insert(metadata.topic_partition.partition.0);
         });

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use milena_core::cluster::Cluster;
+use milena_core::cluster::{Cluster, Topic};
 use milena_core::produce::Identity;
 use milena_core::retry::Delays;
 use milena_protocol::error_code::ErrorCode;
@@ -55,6 +55,7 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Runs until the producer ends.
 pub(crate) async fn run(engine: Arc<Engine>) {
     let mut ended = engine.ended.subscribe();
+    let mut snapshots = engine.client.metadata_cache().subscribe();
     let mut router = Router { delays: engine.client.config().backoff.delays(engine.client.seed()), engine };
     loop {
         let (due, next) = router.engine.router.due(router.engine.now());
@@ -69,6 +70,11 @@ pub(crate) async fn run(engine: Arc<Engine>) {
                 biased;
                 _ = ended.wait_for(|ended| *ended) => return,
                 () = router.engine.router.wake.notified() => {}
+                // Nothing else asks while all goes well: partitions that were added are written from now on.
+                Ok(()) = snapshots.changed() => {
+                    let cluster = Arc::clone(&snapshots.borrow_and_update());
+                    router.learn(&cluster);
+                }
                 () = next => {}
             }
             continue;
@@ -87,6 +93,12 @@ struct Router {
 }
 
 impl Router {
+    /// Takes over what a new look at the cluster says of the topics that are written to.
+    fn learn(&self, cluster: &Cluster) {
+        let known = |topic: &&Arc<Topic>| self.engine.knows(&topic.name, None);
+        cluster.topics().filter(known).for_each(|topic| self.engine.take_over(topic));
+    }
+
     async fn route(&mut self, mut due: Vec<Parked>) {
         due.retain(|parked| {
             let mut state = parked.slot.state();
