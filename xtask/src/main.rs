@@ -104,6 +104,8 @@ enum KafkaChore {
         #[arg(default_values_t = [NEWEST_KAFKA.to_owned(), "3.9.1".to_owned()])]
         versions: Vec<String>,
     },
+    /// Windowed counts on a cluster of three, while the job's processes and the brokers are killed at random.
+    Windowed(matrix::Windowed),
     /// Run the tests of Kerberos on one version after the other, each with a KDC; prints a table.
     Kerberos {
         /// The versions; without any, one for each way of asking for SASL.
@@ -203,6 +205,7 @@ fn run(chore: Chore) -> anyhow::Result<()> {
         Chore::Kafka(KafkaChore::Capture { versions }) => matrix::capture(&versions),
         Chore::Kafka(KafkaChore::Matrix(arguments)) => matrix::run_all(&arguments),
         Chore::Kafka(KafkaChore::Outage { versions }) => matrix::outage(&versions),
+        Chore::Kafka(KafkaChore::Windowed(arguments)) => matrix::windowed(&arguments),
         Chore::Kafka(KafkaChore::Kerberos { versions }) => matrix::kerberos(&versions),
         Chore::Kafka(KafkaChore::EngineStart) => {
             println!("export DOCKER_HOST={}", engine::start()?);
