@@ -118,6 +118,8 @@ enum KafkaChore {
         #[arg(long, default_value = NEWEST_KAFKA)]
         kafka: String,
     },
+    /// Windowed counts on a cluster of three, while the job's processes and the brokers are killed at random.
+    Windowed(matrix::Windowed),
     /// Run the tests of Kerberos on one version after the other, each with a KDC; prints a table.
     Kerberos {
         /// The versions; without any, one for each way of asking for SASL.
@@ -225,6 +227,7 @@ fn run(chore: Chore) -> anyhow::Result<()> {
         Chore::Kafka(KafkaChore::KillLeaders { rounds, seconds, kafka }) => {
             matrix::kill_leaders(rounds, seconds, &kafka)
         }
+        Chore::Kafka(KafkaChore::Windowed(arguments)) => matrix::windowed(&arguments),
         Chore::Kafka(KafkaChore::Kerberos { versions }) => matrix::kerberos(&versions),
         Chore::Kafka(KafkaChore::Secured { versions }) => matrix::secured(&versions),
         Chore::Kafka(KafkaChore::EngineStart) => {

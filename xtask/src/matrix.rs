@@ -203,6 +203,49 @@ pub(crate) fn kill_leaders(rounds: u32, seconds: u32, version: &str) -> Result<(
     run(&mut command)
 }
 
+/// How the long proof is run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Windowed {
+    /// The version.
+    #[arg(default_value = crate::NEWEST_KAFKA)]
+    version: String,
+    /// Records to count.
+    #[arg(long, default_value_t = 10_000_000)]
+    records: u64,
+    /// How long processes and brokers are killed, and records written.
+    #[arg(long, default_value_t = 900)]
+    seconds: u64,
+    /// What chance follows from; without it, another each time.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Built as tests are, without optimisation: for fewer records.
+    #[arg(long)]
+    unoptimised: bool,
+}
+
+/// Counts by window while everything is killed, and compares with a recomputation.
+pub(crate) fn windowed(arguments: &Windowed) -> Result<()> {
+    jars::fetch(&arguments.version)?;
+    let mut command = cargo();
+    command.args(["test", "--package", "milena-tests", "--test", "windowed"]);
+    if !arguments.unoptimised {
+        command.arg("--release");
+    }
+    let test = "windowed_counts_are_exact_while_processes_and_brokers_are_killed";
+    command.args(["--", "--exact", test, "--include-ignored", "--nocapture"]);
+    command
+        .env("MILENA_KAFKA_VERSION", &arguments.version)
+        .env("MILENA_KAFKA_ROUTE", "jvm")
+        .env("MILENA_REQUIRE_KAFKA", "1")
+        .env("MILENA_WINDOWED_RECORDS", arguments.records.to_string())
+        .env("MILENA_WINDOWED_SECONDS", arguments.seconds.to_string())
+        .env_remove("MILENA_BOOTSTRAP");
+    if let Some(seed) = arguments.seed {
+        command.env("MILENA_WINDOWED_SEED", seed.to_string());
+    }
+    run(&mut command)
+}
+
 /// Runs a test binary and reads how each of its tests ended.
 fn tests_of(
     command: &mut Command,

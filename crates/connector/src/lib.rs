@@ -2,9 +2,12 @@
 //!
 //! A job reads topics through a [`source`], follows event time with [`progress`], writes topics through a [`sink`], and takes
 //! [`checkpoint`]s, so that after a crash each record counts exactly once. Everything that decides is pure: `now` is an
-//! argument and data comes back. Only [`runtime`] spawns tasks.
+//! argument and data comes back. Only [`runtime`] spawns tasks. An engine that brings its own runtime hosts source and sink by the
+//! [`contract`], and shows by [`conformance`] that it does.
 
 pub mod checkpoint;
+pub mod conformance;
+pub mod contract;
 mod error;
 pub mod pipeline;
 pub mod progress;

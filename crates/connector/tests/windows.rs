@@ -176,9 +176,9 @@ async fn a_stop_keeps_open_windows_and_a_drain_sends_them_on() {
         let running = tokio::spawn(run(endless, config, control.clone()));
         support::wait_for("it reads", || metrics.borrow().records_in == RECORDS).await;
         if drain {
-            control.drain()
+            control.drain();
         } else {
-            control.stop()
+            control.stop();
         }
         running.await.unwrap().unwrap();
         let stored = CheckpointStore::look_at(dir.path()).unwrap().latest().unwrap().unwrap();

@@ -69,6 +69,7 @@ pub(super) struct Run<'a> {
     /// When the checkpoint that is being written was triggered, and its watermark.
     in_writing: Option<(Instant, Option<i64>)>,
     finished: BTreeSet<u32>,
+    told_never_read: bool,
     stop_by: Option<Instant>,
     claim: Option<Arc<PrefixClaim>>,
 }
@@ -187,6 +188,7 @@ impl<'a> Run<'a> {
             in_doubt: false,
             in_writing: None,
             finished: BTreeSet::new(),
+            told_never_read: false,
             stop_by: None,
             claim,
         };
@@ -283,6 +285,13 @@ impl<'a> Run<'a> {
                 self.states.conclude(&finished, &open, self.config.parallelism)?
             {
                 self.tell(subtask, Command::Conclude { partition, states });
+            }
+        }
+        if !self.told_never_read && self.enumerator.is_resolved() && !self.enumerator.is_reopening() {
+            self.told_never_read = true;
+            let splits: Vec<_> = self.enumerator.never_read().cloned().collect();
+            if !splits.is_empty() {
+                self.tell(0, Command::NeverRead(splits));
             }
         }
         while let Some(command) = self.enumerator.poll_command() {

@@ -23,6 +23,7 @@ mod control;
 mod cut;
 mod driver;
 mod functions;
+mod hosting;
 mod job;
 mod persist;
 mod recovery;
@@ -40,6 +41,7 @@ pub use functions::{
     Batch, Chain, Context, Filter, Fired, FlatMap, FunctionSpec, Identity, Map, MapAsync, OnLate, Process,
     Processing, Scoping, Stage, Then, TryMap, TumblingWindows, Window,
 };
+pub use hosting::{Recovered, commit, names, recover};
 pub use job::{Job, Stream};
 pub use report::{JobMetrics, JobReport, SubtaskMetrics};
 pub use restart::{ExponentialDelay, Restart};

@@ -7,6 +7,7 @@ use milena::{Client, ListFilter, TransactionState};
 
 use super::commits::{Commits, Settled};
 use super::control::{Halt, JobControl};
+use super::hosting::Recovered;
 use crate::checkpoint::CheckpointState;
 use crate::sink::committer::Committer;
 use crate::sink::lingering::{Found, Probe, plan};
@@ -18,14 +19,6 @@ use crate::{Error, ErrorKind, Result};
 const AT_ONCE: usize = 16;
 /// Subtasks and numbers that are always probed where transactions can't be listed.
 const PROBED_AT_LEAST: u32 = 2;
-
-/// What a start did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Recovered {
-    pub(super) committed: u64,
-    pub(super) lost: u64,
-    pub(super) aborted: u64,
-}
 
 /// Commits the transactions of the restored checkpoint, ascending, and aborts leftovers under the job's prefixes.
 pub(super) async fn recover(

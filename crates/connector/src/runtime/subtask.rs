@@ -37,6 +37,8 @@ pub(super) enum Command {
         states: Vec<FunctionState>,
     },
     Remove(Vec<TopicPartition>),
+    /// Partitions at their ends that nobody reads.
+    NeverRead(Vec<Split>),
     /// A partition that nobody reads is at its end: its functions see that.
     Conclude {
         partition: TopicPartition,
@@ -225,6 +227,7 @@ where
                     self.end(at).await?;
                 }
             }
+            Command::NeverRead(splits) => self.reader.add_finished(&splits),
             Command::Conclude { partition, states } => {
                 self.chain.add(&partition, &states)?;
                 self.end(&partition).await?;

@@ -476,6 +476,12 @@ impl Enumerator {
         self.initial_discovery_finished && !self.is_resolving_stored()
     }
 
+    /// Whether restored partitions wait for a new stop.
+    #[must_use]
+    pub fn is_reopening(&self) -> bool {
+        !self.reopened.is_empty()
+    }
+
     /// What goes into a checkpoint. Positions of assigned splits are the readers' to give.
     #[must_use]
     pub fn snapshot(&self) -> EnumeratorState {
@@ -509,6 +515,12 @@ impl Enumerator {
     pub fn finished(&self) -> impl Iterator<Item = &TopicPartition> {
         let finished = |known: &Known| matches!(known.place, Place::Finished { .. });
         self.known.iter().filter(move |(_, known)| finished(known)).map(|(at, _)| at)
+    }
+
+    /// The partitions at their stops that no reader of this run was given: their positions are only for the group.
+    pub fn never_read(&self) -> impl Iterator<Item = &Split> {
+        let unread = |known: &&Known| matches!(known.place, Place::Finished { owner: None });
+        self.known.values().filter(unread).map(|known| &known.split)
     }
 
     /// The partitions that are read, or will be: waiting, assigned, or without their offsets yet.

@@ -181,6 +181,13 @@ impl<T: Send + 'static> SourceReader<T> {
         Ok(())
     }
 
+    /// Splits at their ends that no reader is given: their positions go into this reader's next commit to the group, since the run that read
+    /// them may have ended before its own.
+    pub fn add_finished<'a>(&mut self, splits: impl IntoIterator<Item = &'a Split>) {
+        let positions = splits.into_iter().map(|split| (split.topic_partition.clone(), position(split)));
+        self.finished.extend(positions);
+    }
+
     /// Stops reading these partitions; what was fetched of them is dropped.
     pub fn remove_splits(&mut self, partitions: &[TopicPartition]) {
         for at in partitions {

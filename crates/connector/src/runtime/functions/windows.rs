@@ -300,7 +300,7 @@ mod tests {
         assert!(stand.see([-1, 0, 1, 2, 9, 10, 25]).await.is_empty());
         assert_eq!(stand.reach(8), ["b-10:1"]);
         assert_eq!(stand.reach(9), ["a0:2", "b0:2"]);
-        assert_eq!(stand.see([9, 11]).await, [String::new(); 0]);
+        assert!(stand.see([9, 11]).await.is_empty());
         assert_eq!(stand.stage.late(), 1);
         assert_eq!(stand.stage.end(&stand.at).unwrap().len(), 3);
     }

@@ -1,0 +1,244 @@
+//! One case's topics, and what can be seen of them on the brokers.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use milena::protocol::types::Isolation;
+use milena::{
+    Client, ClientConfig, FetchFrom, FetchOptions, ListFilter, NewTopic, Offset, OffsetSpec, Producer,
+    ProducerConfig, ProducerRecord, TopicPartition, TransactionState,
+};
+
+use super::{Checked, End, Host, Life, Lived};
+use crate::schema::{Emit, OwnedKafkaRecord, RecordDeserializer, SinkRecord, serialize_with};
+use crate::sink::{Delivery, KafkaSink};
+use crate::source::{KafkaSource, StartFrom, StopAt};
+
+const PARTITIONS: i32 = 4;
+/// How long topics may take to be made, and groups' offsets and markers to be seen.
+const WITHIN: Duration = Duration::from_secs(30);
+/// How often there is a look.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+pub(super) struct Stand {
+    client: Client,
+    config: ClientConfig,
+    name: String,
+    pub(super) records: u64,
+    dir: PathBuf,
+}
+
+pub(super) fn must(holds: bool, otherwise: impl FnOnce() -> String) -> Checked {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}
+
+fn said(error: impl std::fmt::Display) -> String {
+    format!("the suite itself can't go on: {error}")
+}
+
+impl Stand {
+    /// Makes the topics and fills the input: the number of a record says its partition and its place.
+    pub(super) async fn new(config: ClientConfig, name: String, records: u64) -> Result<Self, String> {
+        let client = Client::connect(config.clone()).await.map_err(said)?;
+        let dir = std::env::temp_dir().join(format!("milena-{name}-{}", std::process::id()));
+        let stand = Self { client, config, name, records, dir };
+        let topics = [NewTopic::new(stand.input(), PARTITIONS), NewTopic::new(stand.output(), PARTITIONS)];
+        for (_, made) in stand.client.admin().create_topics(&topics, WITHIN).await.map_err(said)? {
+            made.map_err(said)?;
+        }
+        let producer = Producer::new(&stand.client, ProducerConfig::default()).map_err(said)?;
+        for number in 0..records {
+            let (topic, value) = (stand.input(), number.to_string());
+            let record = ProducerRecord::to(&topic).partition(partition_of(number)).value(&value);
+            drop(producer.send(record).await.map_err(said)?);
+            // Several batches, so that there is room for barriers.
+            if number % 100 == 99 {
+                producer.flush().await.map_err(said)?;
+            }
+        }
+        producer.close(WITHIN).await.map_err(said)?;
+        Ok(stand)
+    }
+
+    fn input(&self) -> String {
+        format!("{}.in", self.name)
+    }
+
+    fn output(&self) -> String {
+        format!("{}.out", self.name)
+    }
+
+    /// A life of the case's job. `refused` is a number that the sink can't serialize.
+    pub(super) fn life(
+        &self,
+        delivery: Delivery,
+        parallelism: u32,
+        end: End,
+        refused: Option<u64>,
+    ) -> Result<Life, String> {
+        let source = KafkaSource::builder()
+            .client(self.config.clone())
+            .topics([self.input()])
+            .group_id(self.name.as_str())
+            .start(StartFrom::Earliest)
+            .bounded(StopAt::Latest)
+            .deserializer(RecordDeserializer::new())
+            .build()
+            .map_err(said)?;
+        let topic: Arc<str> = self.output().into();
+        let refused = refused.map(|number| number.to_string());
+        let copy = move |record: &OwnedKafkaRecord, _: i64, out: &mut SinkRecord| {
+            let value = record.value.as_deref().unwrap_or_default();
+            if refused.as_ref().is_some_and(|refused| refused.as_bytes() == value) {
+                return Err("an element that can't be serialized".into());
+            }
+            out.set_topic(Arc::clone(&topic)).set_partition(record.partition).set_value(value);
+            Ok(Emit::Write)
+        };
+        let sink = KafkaSink::builder()
+            .client(self.config.clone())
+            .delivery(delivery)
+            .transactional_id_prefix(self.name.as_str())
+            .transaction_timeout(Duration::from_secs(60))
+            .serializer(serialize_with(copy))
+            .build()
+            .map_err(said)?;
+        let (dir, interval) = (self.dir.clone(), Duration::from_millis(100));
+        Ok(Life { source, sink, parallelism, dir, interval, end })
+    }
+
+    pub(super) async fn live(
+        &self,
+        host: &impl Host,
+        delivery: Delivery,
+        parallelism: u32,
+        end: End,
+    ) -> Result<Lived, String> {
+        let life = self.life(delivery, parallelism, end, None)?;
+        host.live(life).await.map_err(|error| format!("a life that is to end by {end:?} failed: {error}"))
+    }
+
+    /// What readers of committed records see, by partition, in order.
+    async fn seen(&self) -> Result<BTreeMap<i32, Vec<u64>>, String> {
+        let mut seen = BTreeMap::new();
+        for partition in 0..PARTITIONS {
+            let at = TopicPartition::new(self.output(), partition);
+            let numbers: &mut Vec<u64> = seen.entry(partition).or_default();
+            let end = self.ends(std::slice::from_ref(&at)).await?.remove(&at).unwrap_or(Offset(0));
+            let mut next = Offset(0);
+            while next < end {
+                let options = FetchOptions { isolation: Isolation::ReadCommitted, ..FetchOptions::default() };
+                let fetched =
+                    self.client.fetcher().fetch(&[FetchFrom::new(at.clone(), next)], &options).await;
+                let Some(fetched) = fetched.map_err(said)?.pop() else { continue };
+                for record in fetched.owned_records().map_err(said)? {
+                    let value = record.value.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+                    numbers.push(value.parse().map_err(|_| format!("a record of {at} is {value:?}"))?);
+                }
+                next = fetched.next_offset();
+            }
+        }
+        Ok(seen)
+    }
+
+    /// The ends of partitions for readers of committed records.
+    async fn ends(&self, of: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, Offset>, String> {
+        let asked: Vec<_> = of.iter().map(|at| (at.clone(), OffsetSpec::Latest)).collect();
+        let listed =
+            self.client.fetcher().list_offsets(&asked, Isolation::ReadCommitted).await.map_err(said)?;
+        let mut ends = BTreeMap::new();
+        for (at, end) in listed {
+            ends.insert(at, end.map_err(said)?.offset.unwrap_or(Offset(0)));
+        }
+        Ok(ends)
+    }
+
+    /// How many records are visible.
+    pub(super) async fn visible(&self) -> Result<u64, String> {
+        self.settled().await?;
+        Ok(self.seen().await?.values().map(|numbers| numbers.len() as u64).sum())
+    }
+
+    /// Each record is there once, in its partition, in its order; nothing is open.
+    pub(super) async fn check_exact(&self) -> Checked {
+        self.settled().await?;
+        let seen = self.seen().await?;
+        for (partition, numbers) in seen {
+            let expected = (0..self.records).filter(|number| partition_of(*number) == partition);
+            let wrong = expected.clone().zip(&numbers).find(|(expected, seen)| expected != *seen);
+            if let Some((expected, seen)) = wrong {
+                return Err(format!(
+                    "partition {partition}: {expected} is expected next, and {seen} is there"
+                ));
+            }
+            let count = expected.count();
+            must(count == numbers.len(), || {
+                format!("partition {partition}: {} records of {count} are there", numbers.len())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Each record is there at least once.
+    pub(super) async fn check_at_least(&self) -> Checked {
+        let seen: std::collections::BTreeSet<u64> = self.seen().await?.into_values().flatten().collect();
+        let lost = (0..self.records).find(|number| !seen.contains(number));
+        lost.map_or(Ok(()), |number| Err(format!("{number} is lost")))
+    }
+
+    /// The group stands at the end of the input: lag tools show 0.
+    pub(super) async fn check_offsets(&self) -> Checked {
+        let inputs: Vec<_> = (0..PARTITIONS).map(|n| TopicPartition::new(self.input(), n)).collect();
+        let ends = self.ends(&inputs).await?;
+        let committed = self.client.group(&self.name).fetch(Some(&inputs), true).await.map_err(said)?;
+        for (at, committed) in committed {
+            let committed = committed.map_err(said)?.map(|committed| committed.offset);
+            let end = ends.get(&at).copied();
+            must(committed == end, || {
+                format!(
+                    "the group's offset of {at} is {committed:?} at the end of the job, and its end is {end:?}"
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no transaction of the case is open. Markers come after the answer to a commit.
+    async fn settled(&self) -> Checked {
+        let give_up = tokio::time::Instant::now() + WITHIN;
+        let prefix = Some(format!("{}-", self.name));
+        let filter = ListFilter { states: vec![TransactionState::Ongoing], prefix, ..ListFilter::default() };
+        loop {
+            let open = match self.client.transactions().list(&filter).await {
+                Ok(open) => open,
+                // Before 3.0 nobody can tell; records that are stuck are missed when they are counted.
+                Err(error) if error.kind() == milena::ErrorKind::Unsupported => return Ok(()),
+                Err(error) => return Err(said(error)),
+            };
+            if open.is_empty() {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= give_up {
+                let ids: Vec<_> = open.into_iter().map(|listing| listing.id).collect();
+                return Err(format!("transactions are left open: {ids:?}"));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Removes what the case made.
+    pub(super) async fn clear(&self) {
+        let topics = [self.input(), self.output()];
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        // Leftovers change nothing for other cases: their names are their own.
+        let _ = self.client.admin().delete_topics(&topics).await;
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Neither evenly nor by the number alone, so that a host that mixes up partitions is noticed.
+fn partition_of(number: u64) -> i32 {
+    i32::try_from((number ^ (number >> 3)) % PARTITIONS.unsigned_abs() as u64).unwrap_or(0)
+}
