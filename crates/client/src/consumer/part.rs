@@ -1,7 +1,7 @@
 //! The records of one partition that one answer brought.
 
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use milena_core::fetch::{Position, Ticket};
@@ -9,6 +9,7 @@ use milena_protocol::error::ProtocolError;
 use milena_protocol::records::{BatchRef, Record, RecordBatch, RecordIter, Records};
 use milena_protocol::types::{LeaderEpoch, Offset, TopicPartition};
 
+use super::memory::Memory;
 use crate::error::{Error, Result};
 
 /// Records of one partition, in offset order: only what an application may see, checked, and decoded as they are looked at. They borrow
@@ -55,8 +56,12 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    pub(super) fn batch(&self) -> &RecordBatch {
-        &self.batch
+    /// Decompresses it; how many bytes that gave. What cannot be decompressed is told when it is looked at.
+    pub(super) fn unpack(&self, memory: &Arc<Memory>) -> usize {
+        match memory.unpack(&self.batch) {
+            Ok(records) => self.records.get_or_init(|| records).buffer().len(),
+            Err(_) => 0,
+        }
     }
 
     pub(super) fn records(&self) -> std::result::Result<&Records, ProtocolError> {
@@ -105,6 +110,39 @@ impl Shown {
 
     pub(super) fn packed(&self) -> &[Packed] {
         &self.packed
+    }
+
+    /// How many bytes are compressed.
+    pub(super) fn packed_bytes(&self) -> usize {
+        self.packed.iter().map(|packed| packed.batch.len_bytes()).sum()
+    }
+
+    /// Splits it before a compressed batch.
+    fn split_off(&mut self, packed: usize) -> Self {
+        let at = self.packed.get(packed).map_or(usize::MAX, |packed| packed.at);
+        let mut rest = Self::new(self.bytes.clone());
+        rest.packed = self.packed.split_off(packed.min(self.packed.len()));
+        let runs = std::iter::once(std::mem::take(&mut self.first)).chain(std::mem::take(&mut self.more));
+        let runs: Vec<_> = runs.collect();
+        for Range { start, end } in runs {
+            let middle = at.clamp(start, end);
+            for (part, run) in [(&mut *self, start..middle), (&mut rest, middle..end)] {
+                if run.start < run.end {
+                    part.push_run(run);
+                }
+            }
+        }
+        rest.batches = self.batches;
+        self.batches = self.after(self.begin());
+        rest.batches -= self.batches.min(rest.batches);
+        rest
+    }
+
+    fn push_run(&mut self, run: Range<usize>) {
+        match self.first.start == self.first.end {
+            true => self.first = run,
+            false => self.more.push(run),
+        }
     }
 
     /// Where the first batch lies.
@@ -190,6 +228,21 @@ pub(super) enum Content<'a> {
 }
 
 impl PartitionRecords {
+    /// Takes what begins with a compressed batch into a part of its own.
+    pub(super) fn split_off(&mut self, packed: usize) -> Self {
+        let at = self.shown.packed.get(packed).map_or(0, |packed| packed.at);
+        let shown = self.shown.split_off(packed);
+        let last = self.batches().last();
+        let middle = last.map_or(self.start, |batch| Position {
+            offset: batch.next_offset(),
+            epoch: batch.leader_epoch().or(self.start.epoch),
+        });
+        let bytes = at.min(self.bytes);
+        let rest = Self { tp: self.tp.clone(), start: middle, bytes: self.bytes - bytes, shown, ..*self };
+        (self.next, self.bytes) = (middle, bytes);
+        rest
+    }
+
     /// The partition.
     #[must_use]
     pub fn tp(&self) -> &TopicPartition {
