@@ -148,6 +148,8 @@ struct BenchArgs {
 enum BenchChore {
     /// What a record costs with milena, with other clients, and at the least.
     Peers(bench::Args),
+    /// How much memory a consumer takes while it reads gigabytes.
+    Backlog(bench::backlog::Args),
 }
 
 #[derive(Debug, Args)]
@@ -222,6 +224,9 @@ fn run(chore: Chore) -> anyhow::Result<()> {
         Chore::Ci => chores::ci(),
         Chore::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Chore::Bench(BenchArgs { what: Some(BenchChore::Peers(arguments)), .. }) => bench::peers(&arguments),
+        Chore::Bench(BenchArgs { what: Some(BenchChore::Backlog(arguments)), .. }) => {
+            bench::backlog::run(&arguments)
+        }
         Chore::Bench(BenchArgs { what: None, smoke, arguments }) => {
             chores::bench(smoke, &arguments)?;
             if smoke { bench::smoke() } else { Ok(()) }
