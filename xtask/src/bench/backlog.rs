@@ -16,7 +16,7 @@ use crate::kafka::Broker;
 /// The buffer of the peer's mode `backlog`.
 const BUFFER_MIB: f64 = 64.0;
 /// For the process itself, and what its allocator keeps of freed memory.
-const CONSTANT_MIB: f64 = 32.0;
+const CONSTANT_MIB: f64 = 16.0;
 /// Written at a time.
 const PORTION_MIB: u64 = 512;
 
