@@ -378,3 +378,83 @@ impl<'a> PartitionIter<'a> {
 }
 
 impl std::iter::FusedIterator for PartitionIter<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use milena_protocol::compression::Compression;
+    use milena_protocol::records::{BatchBuilder, BatchIdentity, BatchOptions, batches, set_base_offset};
+    use proptest::prelude::*;
+
+    /// Batches of two records each, compressed or not, seen or not.
+    fn shown(kinds: &[(bool, bool)]) -> Shown {
+        let mut log = Vec::new();
+        for (at, &(packed, _)) in kinds.iter().enumerate() {
+            let compression = if packed { Compression::Lz4 } else { Compression::None };
+            let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
+            for _ in 0..2 {
+                builder.push(0, None, Some(b"value"), []).unwrap();
+            }
+            let mut batch = builder.build(BatchIdentity::default()).unwrap().to_vec();
+            set_base_offset(&mut batch, Offset(2 * at as i64), LeaderEpoch(0)).unwrap();
+            log.extend_from_slice(&batch);
+        }
+        let mut shown = Shown::new(Bytes::from(log));
+        let (bytes, mut at) = (shown.bytes.clone(), 0);
+        for (batch, &(packed, seen)) in batches(bytes).zip(kinds) {
+            let batch = batch.unwrap();
+            let end = at + batch.len_bytes();
+            if seen {
+                shown.push(at..end);
+                if packed {
+                    shown.push_packed(at, &batch.borrowed(), true);
+                }
+            }
+            at = end;
+        }
+        shown
+    }
+
+    /// The first offsets of the batches, and where each lies.
+    fn steps(shown: &Shown) -> Vec<(i64, Place)> {
+        let mut place = shown.begin();
+        let mut found = Vec::new();
+        loop {
+            let before = place;
+            let Some(batch) = shown.step(&mut place).unwrap() else { return found };
+            let records = match batch.records {
+                Content::Plain(records) => records.count(),
+                Content::Packed(packed) => packed.records().unwrap().iter().count(),
+            };
+            assert_eq!(records, 2);
+            found.push((batch.head.base_offset().0, before));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_may_be_seen_is_stepped_through_split_and_cut(
+            kinds in proptest::collection::vec(any::<(bool, bool)>(), 0..12),
+        ) {
+            let expected: Vec<i64> =
+                (0..).step_by(2).zip(&kinds).filter(|(_, kind)| kind.1).map(|(offset, _)| offset).collect();
+            let offsets = |shown: &Shown| steps(shown).into_iter().map(|(offset, _)| offset).collect::<Vec<_>>();
+            let all = shown(&kinds);
+            prop_assert_eq!(offsets(&all), expected.clone());
+            prop_assert_eq!((all.len(), all.is_empty()), (expected.len(), expected.is_empty()));
+            for packed in 0..all.packed().len() {
+                let mut front = shown(&kinds);
+                let at = all.packed()[packed].batch.base_offset().0;
+                let rest = front.split_off(packed);
+                let middle = expected.partition_point(|&offset| offset < at);
+                prop_assert_eq!((offsets(&front), offsets(&rest)), (expected[..middle].to_vec(), expected[middle..].to_vec()));
+                prop_assert_eq!((front.len(), rest.len()), (middle, expected.len() - middle));
+            }
+            for (index, (_, place)) in steps(&all).into_iter().enumerate() {
+                let mut cut = shown(&kinds);
+                cut.forget_before(place);
+                prop_assert_eq!((offsets(&cut), cut.len()), (expected[index..].to_vec(), expected.len() - index));
+            }
+        }
+    }
+}
