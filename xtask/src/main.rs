@@ -169,6 +169,8 @@ struct BenchArgs {
 enum BenchChore {
     /// What a record costs with milena, with other clients, and at the least.
     Peers(bench::Args),
+    /// How much memory a consumer takes while it reads gigabytes.
+    Backlog(bench::backlog::Args),
 }
 
 #[derive(Debug, Args)]
@@ -249,6 +251,9 @@ fn run(chore: Chore) -> anyhow::Result<()> {
         Chore::Tls => chores::tls(),
         Chore::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Chore::Bench(BenchArgs { what: Some(BenchChore::Peers(arguments)), .. }) => bench::peers(&arguments),
+        Chore::Bench(BenchArgs { what: Some(BenchChore::Backlog(arguments)), .. }) => {
+            bench::backlog::run(&arguments)
+        }
         Chore::Bench(BenchArgs { what: None, smoke, arguments }) => {
             chores::bench(smoke, &arguments)?;
             if smoke { bench::smoke() } else { Ok(()) }

@@ -247,6 +247,63 @@ async fn a_slow_application_bounds_what_is_fetched() {
 }
 
 #[tokio::test]
+async fn decompressed_records_are_bounded_too_and_an_application_that_waits_gets_some() {
+    let (_broker, client) = embedded(BrokerConfig::default()).await;
+    let topic = support::topic(&client, "unpacked", 4).await;
+    let config =
+        ProducerConfig { batch_size: 100_000, compression: Compression::Zstd, ..ProducerConfig::default() };
+    let producer = Producer::new(&client, config).unwrap();
+    let (records, zeros) = (3000, [b'0'; 990]);
+    for number in 0..records {
+        for partition in 0..4 {
+            // Mostly the same bytes: 12 MB that come as a few kilobytes.
+            let value = [number.to_string().as_bytes(), b" ", &zeros].concat();
+            let record = ProducerRecord::to(&topic).partition(partition).value(&value);
+            drop(producer.send(record).await.unwrap());
+        }
+    }
+    producer.flush().await.unwrap();
+    let limit = 1 << 20;
+    let config = ConsumerConfig { buffer_bytes: limit, ..ConsumerConfig::default() };
+    let mut consumer = consumer(&client, &topic, 4, config);
+    let mut held = 0;
+    while held == 0 || consumer.metrics().buffered_bytes != held {
+        held = consumer.metrics().buffered_bytes;
+        tokio::time::sleep(SHORT).await;
+    }
+    // What is decompressed fills the buffer. A batch more for each thread, and no more than that.
+    let most = (limit + 5 * 110_000) as u64;
+    let full = consumer.metrics();
+    assert!(full.buffered_bytes >= limit as u64 * 3 / 4 && full.peak_buffered_bytes <= most, "{full:?}");
+    // A partition that is not wanted any more gives its room to the others, wherever its records wait.
+    consumer.pause(&TopicPartition::new(topic.as_str(), 3)).unwrap();
+    let (mut next, mut kept) = ([0; 4], Vec::new());
+    while next[..3].iter().sum::<usize>() < 3 * records {
+        let part = consumer.poll(LONG).await.unwrap().unwrap();
+        let partition = part.tp().partition.0 as usize;
+        for record in &part {
+            let value = record.unwrap().value.unwrap();
+            let number = value.split(|&byte| byte == b' ').next().unwrap();
+            assert_eq!(std::str::from_utf8(number).unwrap(), next[partition].to_string());
+            next[partition] += 1;
+        }
+        assert_eq!(consumer.partition(part.tp()).unwrap().position.unwrap().offset, part.next_offset());
+        // One that keeps what it took and asks for more is served, too.
+        if kept.len() < 20 {
+            kept.push(part);
+        }
+    }
+    assert_eq!(next, [records, records, records, 0]);
+    drop(kept);
+    consumer.resume(&TopicPartition::new(topic.as_str(), 3)).unwrap();
+    let mut rest = 0;
+    while rest < records {
+        rest += consumer.poll(LONG).await.unwrap().unwrap().iter().count();
+    }
+    assert_eq!(rest, records);
+}
+
+#[tokio::test]
 async fn a_dropped_poll_loses_nothing() {
     let (_broker, client) = embedded(BrokerConfig::default()).await;
     let topic = support::topic(&client, "cancel", 3).await;

@@ -3,6 +3,7 @@
 //! The peers are programs of their own (`benches/peers/README.md` is what they have in common). A case is one kind of work; in each
 //! round every peer does it once, one after the other, and its cost is divided by that of the floor's full stage in the same round.
 
+pub(crate) mod backlog;
 mod bars;
 mod cases;
 mod peers;

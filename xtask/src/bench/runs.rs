@@ -394,7 +394,7 @@ fn shown(role: Role, line: &Line) -> String {
 }
 
 /// Runs a peer and reads its line; with `look` counts first what its sockets received.
-fn finish(mut command: Command, look: bool) -> Result<Line> {
+pub(super) fn finish(mut command: Command, look: bool) -> Result<Line> {
     if look {
         command.args(["--hold", "true"]);
     }

@@ -18,6 +18,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
         "fetcher" => fetcher(args, &client, &mut meter).await?,
         "" | "batches" => batches(args, &mut consumer(args, &client)?, &mut meter).await?,
         "next" => next(args, &mut consumer(args, &client)?, &mut meter).await?,
+        "backlog" => backlog(args, &client, &mut meter).await?,
         "recv" => recv(args, &mut consumer(args, &client)?, &mut meter).await?,
         other => bail!("no mode {other:?}"),
     }
@@ -26,7 +27,11 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
 
 /// A consumer of the whole topic. Its defaults are its fast settings, so the profiles do not differ.
 pub(crate) fn consumer(args: &Args, client: &Client) -> Result<Consumer> {
-    let consumer = Consumer::new(client, ConsumerConfig::default())?;
+    consumer_with(args, client, ConsumerConfig::default())
+}
+
+fn consumer_with(args: &Args, client: &Client, config: ConsumerConfig) -> Result<Consumer> {
+    let consumer = Consumer::new(client, config)?;
     let partitions = 0..args.partitions as i32;
     consumer.assign(
         partitions.map(|partition| (TopicPartition::new(args.topic.as_str(), partition), Start::Earliest)),
@@ -43,6 +48,18 @@ async fn batches(args: &Args, consumer: &mut Consumer, meter: &mut Meter) -> Res
         }
     }
     Ok(())
+}
+
+/// With a buffer of 64 MiB, which is full before the first record is taken.
+async fn backlog(args: &Args, client: &Client, meter: &mut Meter) -> Result<()> {
+    let config = ConsumerConfig { buffer_bytes: 64 << 20, ..ConsumerConfig::default() };
+    let mut consumer = consumer_with(args, client, config)?;
+    let mut held = 0;
+    while held == 0 || consumer.metrics().buffered_bytes != held {
+        held = consumer.metrics().buffered_bytes;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    batches(args, &mut consumer, meter).await
 }
 
 /// Record by record, borrowed.

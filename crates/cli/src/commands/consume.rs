@@ -5,12 +5,10 @@ use std::io::{BufWriter, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use futures_util::StreamExt as _;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 
 use milena::{
-    BrokerId, Client, FetchFrom, FetchOptions, Fetched, Isolation, Offset, OffsetSpec, TopicPartition,
+    Client, Consumer, ConsumerConfig, Isolation, Offset, OffsetSpec, PartitionRecords, PartitionState,
+    PartitionStatus, Start, TopicPartition,
 };
 
 use crate::args::{Consume, Global};
@@ -20,8 +18,8 @@ use crate::output::{Usage, stdout_error};
 use crate::render::{Printed, Renderer};
 use crate::{connect, signals};
 
-/// The pause after a failed fetch before the leader is looked up again.
-const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How long nothing comes before the partitions are looked at: whether they are at their ends, or fail.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Runs the command until its count, the end, or a signal.
 pub(crate) async fn run(global: &Global, args: &Consume) -> anyhow::Result<()> {
@@ -38,21 +36,24 @@ pub(crate) async fn run(global: &Global, args: &Consume) -> anyhow::Result<()> {
     let isolation = if args.read_uncommitted { Isolation::ReadUncommitted } else { Isolation::ReadCommitted };
     let partitions = partitions_of(&client, &args.topic, args.partition).await?;
     let positions = start(&client, &partitions, &args.offset, isolation).await?;
+    let config = ConsumerConfig { isolation, ..ConsumerConfig::default() };
+    let mut consumer = Consumer::new(&client, config)?;
+    consumer.assign(positions.into_iter().map(|(partition, offset)| (partition, Start::At(offset.into()))));
     let mut reading = Reading {
         out: BufWriter::with_capacity(64 * 1024, std::io::stdout()),
         renderer,
-        positions,
         left: args.count,
         exit_at_end: args.exit_at_end,
         patience: global.timeout,
         failing: HashMap::new(),
     };
     let outcome = tokio::select! {
-        outcome = reading.run(&client, isolation) => outcome,
+        outcome = reading.run(&client, &mut consumer) => outcome,
         () = signals::asked_to_end() => Ok(()),
     };
     reading.out.flush().map_err(stdout_error)?;
     outcome?;
+    consumer.close(global.timeout).await?;
     client.close(global.timeout).await?;
     Ok(())
 }
@@ -87,150 +88,106 @@ async fn start(
     })
 }
 
-type Answer = (BrokerId, Vec<TopicPartition>, milena::Result<Vec<Fetched>>);
-
-/// The partitions that are being read, and where the records go.
+/// Where the records go, and how long.
 struct Reading {
     out: BufWriter<std::io::Stdout>,
     renderer: Renderer,
-    positions: HashMap<TopicPartition, Offset>,
     /// How many records may still be printed.
     left: Option<u64>,
     exit_at_end: bool,
     /// How long a partition may fail before the command does.
     patience: Duration,
-    /// Since when a partition fails.
-    failing: HashMap<TopicPartition, Instant>,
+    /// Partitions that fail, and why.
+    failing: HashMap<TopicPartition, String>,
 }
 
 impl Reading {
-    /// One fetch under way per leader; returns when nothing is left to read.
-    async fn run(&mut self, client: &Client, isolation: Isolation) -> anyhow::Result<()> {
-        let mut fetches: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
-        let mut idle: Vec<TopicPartition> = self.positions.keys().cloned().collect();
+    /// Returns when nothing is left to read.
+    async fn run(&mut self, client: &Client, consumer: &mut Consumer) -> anyhow::Result<()> {
+        let mut looked = Instant::now();
         loop {
-            for (leader, partitions) in self.by_leader(client, std::mem::take(&mut idle)).await? {
-                fetches.push(self.fetch(client, leader, partitions, isolation));
-            }
-            let Some((leader, partitions, answer)) = fetches.next().await else { return Ok(()) };
-            match answer {
-                Ok(fetched) => {
-                    for fetched in fetched {
-                        self.take(leader, fetched)?;
-                    }
+            let part = match consumer.poll(Duration::ZERO).await? {
+                // A reader at a pipe sees what there is, as soon as there is nothing more at hand.
+                None => {
+                    self.out.flush().map_err(stdout_error)?;
+                    consumer.poll(LOOK).await?
                 }
-                Err(error) => self.tolerate(&partitions, error).await?,
-            }
-            if self.left == Some(0) {
-                return Ok(());
-            }
-            // A reader at a pipe sees what there is, as soon as there is nothing more at hand.
-            self.out.flush().map_err(stdout_error)?;
-            idle.extend(partitions.into_iter().filter(|partition| self.positions.contains_key(partition)));
-        }
-    }
-
-    async fn by_leader(
-        &self,
-        client: &Client,
-        partitions: Vec<TopicPartition>,
-    ) -> anyhow::Result<HashMap<BrokerId, Vec<TopicPartition>>> {
-        let mut groups: HashMap<BrokerId, Vec<TopicPartition>> = HashMap::new();
-        for partition in partitions {
-            let leader = client.fetcher().leader(&partition).await?;
-            groups.entry(leader).or_default().push(partition);
-        }
-        Ok(groups)
-    }
-
-    fn fetch(
-        &self,
-        client: &Client,
-        leader: BrokerId,
-        partitions: Vec<TopicPartition>,
-        isolation: Isolation,
-    ) -> BoxFuture<'static, Answer> {
-        let from: Vec<FetchFrom> = partitions
-            .iter()
-            .filter_map(|partition| {
-                let offset = *self.positions.get(partition)?;
-                Some(FetchFrom::new(partition.clone(), offset))
-            })
-            .collect();
-        let options = FetchOptions { isolation, ..FetchOptions::default() };
-        let fetcher = client.fetcher();
-        Box::pin(async move {
-            let answer = fetcher.fetch_from_leader(leader, &from, &options).await;
-            (leader, partitions, answer)
-        })
-    }
-
-    /// Prints what came for one partition and moves its position.
-    fn take(&mut self, leader: BrokerId, fetched: Fetched) -> anyhow::Result<()> {
-        let partition = fetched.tp.clone();
-        let Some(position) = self.positions.get(&partition).copied() else { return Ok(()) };
-        if let Some(error) = &fetched.error {
-            if !error.is_retriable() {
-                return Err(error.clone()).with_context(|| format!("offset {position}"));
-            }
-            return self.note_failure(&partition, &error.to_string());
-        }
-        if self.failing.remove(&partition).is_some() {
-            tracing::warn!(%partition, "it can be read again");
-        }
-        for batch in fetched.visible() {
-            let batch = batch.with_context(|| format!("{partition}"))?;
-            let timestamp_type = batch.timestamp_type();
-            let records =
-                batch.records().with_context(|| format!("{partition} at {}", batch.base_offset()))?;
-            for record in records.iter() {
-                let record = record.with_context(|| format!("{partition} at {}", batch.base_offset()))?;
-                if record.offset < position {
-                    continue;
-                }
+                part => part,
+            };
+            if let Some(part) = &part {
+                self.print(client, part)?;
                 if self.left == Some(0) {
                     return Ok(());
                 }
-                let printed =
-                    Printed { topic_partition: &partition, record, timestamp_type, broker: Some(leader) };
-                self.renderer.print(&mut self.out, &printed).map_err(stdout_error)?;
-                self.left = self.left.map(|left| left - 1);
             }
+            if part.is_some() && looked.elapsed() < LOOK {
+                continue;
+            }
+            looked = Instant::now();
+            let partitions = consumer.partitions();
+            let ended: Vec<_> =
+                partitions.iter().filter(|state| self.exit_at_end && is_at_end(state)).collect();
+            consumer.unassign(ended.iter().map(|state| &state.tp));
+            if ended.len() == partitions.len() {
+                return Ok(());
+            }
+            self.bear(&partitions)?;
         }
-        let next = fetched.next_offset();
-        let end = fetched.last_stable_offset.unwrap_or(fetched.high_watermark).min(fetched.high_watermark);
-        if self.exit_at_end && next >= end {
-            self.positions.remove(&partition);
-        } else {
-            self.positions.insert(partition, next);
+    }
+
+    fn print(&mut self, client: &Client, part: &PartitionRecords) -> anyhow::Result<()> {
+        let broker = client.cluster().partition(part.tp()).and_then(|known| known.leader);
+        let mut batches = part.batches();
+        let mut batch = batches.next();
+        for record in part {
+            let record = record.with_context(|| format!("{}", part.tp()))?;
+            if self.left == Some(0) {
+                return Ok(());
+            }
+            while batch.is_some_and(|batch| batch.last_offset() < record.offset) {
+                batch = batches.next();
+            }
+            let timestamp_type = batch.map(|batch| batch.timestamp_type()).unwrap_or_default();
+            let printed = Printed { topic_partition: part.tp(), record, timestamp_type, broker };
+            self.renderer.print(&mut self.out, &printed).map_err(stdout_error)?;
+            self.left = self.left.map(|left| left - 1);
         }
         Ok(())
     }
 
-    /// Bears a failed fetch for a while.
-    async fn tolerate(&mut self, partitions: &[TopicPartition], error: milena::Error) -> anyhow::Result<()> {
-        if !error.is_retriable() {
-            return Err(error.into());
-        }
-        for partition in partitions {
-            self.note_failure(partition, &error.to_string())?;
-        }
-        tokio::time::sleep(RETRY_PAUSE).await;
-        Ok(())
-    }
-
-    fn note_failure(&mut self, partition: &TopicPartition, error: &str) -> anyhow::Result<()> {
-        let Some(since) = self.failing.get(partition) else {
-            self.failing.insert(partition.clone(), Instant::now());
+    /// Bears partitions that cannot be read for a while.
+    fn bear(&mut self, partitions: &[PartitionState]) -> anyhow::Result<()> {
+        for state in partitions {
+            let since = match state.status {
+                PartitionStatus::WaitingForLeader => Some(state.failing_since.unwrap_or(state.since)),
+                _ => state.failing_since,
+            };
+            let Some(since) = since else {
+                if self.failing.remove(&state.tp).is_some() {
+                    tracing::warn!(partition = %state.tp, "it can be read again");
+                }
+                continue;
+            };
             let patience = self.patience;
-            tracing::warn!(%partition, error, "a fetch failed; trying again for {patience:?}");
-            return Ok(());
-        };
-        anyhow::ensure!(
-            since.elapsed() < self.patience,
-            "{partition} could not be read for {:?}: {error}",
-            self.patience
-        );
+            if !self.failing.contains_key(&state.tp) {
+                tracing::warn!(partition = %state.tp, status = ?state.status, "a fetch failed; trying again for {patience:?}");
+            }
+            let why = self.failing.entry(state.tp.clone()).or_insert_with(|| "it has no leader".to_owned());
+            if let PartitionStatus::BackOff { reason, .. } = &state.status {
+                *why = reason.to_string();
+            }
+            anyhow::ensure!(
+                since.elapsed() < patience,
+                "{} could not be read for {patience:?}: {why}",
+                state.tp
+            );
+        }
         Ok(())
     }
+}
+
+/// Whether all that can be read was taken, as the last answer said.
+fn is_at_end(state: &PartitionState) -> bool {
+    let end = state.last_stable_offset.or(state.high_watermark).min(state.high_watermark);
+    state.position.zip(end).is_some_and(|(position, end)| position.offset >= end)
 }

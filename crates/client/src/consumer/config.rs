@@ -57,9 +57,11 @@ pub struct ConsumerConfig {
     pub max_bytes: u32,
     /// The most bytes of one partition in an answer, or one batch if that is larger. Default 1 MiB. Kafka: `max.partition.fetch.bytes`.
     pub partition_max_bytes: u32,
-    /// The most bytes that answers take in memory, those on their way and those not yet taken, over all brokers. Default 16 MiB.
-    /// Brokers are asked for less at a time if there are many of them. Only a batch that is larger than what a
-    /// request may bring can exceed it, and what the application holds in decompressed form. Ours: `fetch.buffer.bytes`.
+    /// The most bytes that answers and what they decompress to take in memory, those on their way and those not yet taken, over all
+    /// brokers, buffers kept for reuse included. Default 16 MiB. Brokers are asked for less at a time if there are many of them. A batch
+    /// that is larger than what a request may bring can exceed it, and the batches that are being decompressed when it is full: one for
+    /// each of at most four threads, and one at a time for an application that keeps what it took and waits for more.
+    /// Ours: `fetch.buffer.bytes`.
     pub buffer_bytes: usize,
     /// The rack this consumer is in: brokers then name a replica in it to be read instead of the leader (KIP-392). Default none.
     /// Kafka: `client.rack`.

@@ -1,7 +1,7 @@
 //! The records of one partition that one answer brought.
 
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use milena_core::fetch::{Position, Ticket};
@@ -9,6 +9,7 @@ use milena_protocol::error::ProtocolError;
 use milena_protocol::records::{BatchRef, Record, RecordBatch, RecordIter, Records};
 use milena_protocol::types::{LeaderEpoch, Offset, TopicPartition};
 
+use super::memory::Memory;
 use crate::error::{Error, Result};
 
 /// Records of one partition, in offset order: only what an application may see, checked, and decoded as they are looked at. They borrow
@@ -55,8 +56,12 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    pub(super) fn batch(&self) -> &RecordBatch {
-        &self.batch
+    /// Decompresses it; how many bytes that gave. What cannot be decompressed is told when it is looked at.
+    pub(super) fn unpack(&self, memory: &Arc<Memory>) -> usize {
+        match memory.unpack(&self.batch) {
+            Ok(records) => self.records.get_or_init(|| records).buffer().len(),
+            Err(_) => 0,
+        }
     }
 
     pub(super) fn records(&self) -> std::result::Result<&Records, ProtocolError> {
@@ -105,6 +110,39 @@ impl Shown {
 
     pub(super) fn packed(&self) -> &[Packed] {
         &self.packed
+    }
+
+    /// How many bytes are compressed.
+    pub(super) fn packed_bytes(&self) -> usize {
+        self.packed.iter().map(|packed| packed.batch.len_bytes()).sum()
+    }
+
+    /// Splits it before a compressed batch.
+    fn split_off(&mut self, packed: usize) -> Self {
+        let at = self.packed.get(packed).map_or(usize::MAX, |packed| packed.at);
+        let mut rest = Self::new(self.bytes.clone());
+        rest.packed = self.packed.split_off(packed.min(self.packed.len()));
+        let runs = std::iter::once(std::mem::take(&mut self.first)).chain(std::mem::take(&mut self.more));
+        let runs: Vec<_> = runs.collect();
+        for Range { start, end } in runs {
+            let middle = at.clamp(start, end);
+            for (part, run) in [(&mut *self, start..middle), (&mut rest, middle..end)] {
+                if run.start < run.end {
+                    part.push_run(run);
+                }
+            }
+        }
+        rest.batches = self.batches;
+        self.batches = self.after(self.begin());
+        rest.batches -= self.batches.min(rest.batches);
+        rest
+    }
+
+    fn push_run(&mut self, run: Range<usize>) {
+        match self.first.start == self.first.end {
+            true => self.first = run,
+            false => self.more.push(run),
+        }
     }
 
     /// Where the first batch lies.
@@ -190,6 +228,21 @@ pub(super) enum Content<'a> {
 }
 
 impl PartitionRecords {
+    /// Takes what begins with a compressed batch into a part of its own.
+    pub(super) fn split_off(&mut self, packed: usize) -> Self {
+        let at = self.shown.packed.get(packed).map_or(0, |packed| packed.at);
+        let shown = self.shown.split_off(packed);
+        let last = self.batches().last();
+        let middle = last.map_or(self.start, |batch| Position {
+            offset: batch.next_offset(),
+            epoch: batch.leader_epoch().or(self.start.epoch),
+        });
+        let bytes = at.min(self.bytes);
+        let rest = Self { tp: self.tp.clone(), start: middle, bytes: self.bytes - bytes, shown, ..*self };
+        (self.next, self.bytes) = (middle, bytes);
+        rest
+    }
+
     /// The partition.
     #[must_use]
     pub fn tp(&self) -> &TopicPartition {
@@ -325,3 +378,83 @@ impl<'a> PartitionIter<'a> {
 }
 
 impl std::iter::FusedIterator for PartitionIter<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use milena_protocol::compression::Compression;
+    use milena_protocol::records::{BatchBuilder, BatchIdentity, BatchOptions, batches, set_base_offset};
+    use proptest::prelude::*;
+
+    /// Batches of two records each, compressed or not, seen or not.
+    fn shown(kinds: &[(bool, bool)]) -> Shown {
+        let mut log = Vec::new();
+        for (at, &(packed, _)) in kinds.iter().enumerate() {
+            let compression = if packed { Compression::Lz4 } else { Compression::None };
+            let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
+            for _ in 0..2 {
+                builder.push(0, None, Some(b"value"), []).unwrap();
+            }
+            let mut batch = builder.build(BatchIdentity::default()).unwrap().to_vec();
+            set_base_offset(&mut batch, Offset(2 * at as i64), LeaderEpoch(0)).unwrap();
+            log.extend_from_slice(&batch);
+        }
+        let mut shown = Shown::new(Bytes::from(log));
+        let (bytes, mut at) = (shown.bytes.clone(), 0);
+        for (batch, &(packed, seen)) in batches(bytes).zip(kinds) {
+            let batch = batch.unwrap();
+            let end = at + batch.len_bytes();
+            if seen {
+                shown.push(at..end);
+                if packed {
+                    shown.push_packed(at, &batch.borrowed(), true);
+                }
+            }
+            at = end;
+        }
+        shown
+    }
+
+    /// The first offsets of the batches, and where each lies.
+    fn steps(shown: &Shown) -> Vec<(i64, Place)> {
+        let mut place = shown.begin();
+        let mut found = Vec::new();
+        loop {
+            let before = place;
+            let Some(batch) = shown.step(&mut place).unwrap() else { return found };
+            let records = match batch.records {
+                Content::Plain(records) => records.count(),
+                Content::Packed(packed) => packed.records().unwrap().iter().count(),
+            };
+            assert_eq!(records, 2);
+            found.push((batch.head.base_offset().0, before));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_may_be_seen_is_stepped_through_split_and_cut(
+            kinds in proptest::collection::vec(any::<(bool, bool)>(), 0..12),
+        ) {
+            let expected: Vec<i64> =
+                (0..).step_by(2).zip(&kinds).filter(|(_, kind)| kind.1).map(|(offset, _)| offset).collect();
+            let offsets = |shown: &Shown| steps(shown).into_iter().map(|(offset, _)| offset).collect::<Vec<_>>();
+            let all = shown(&kinds);
+            prop_assert_eq!(offsets(&all), expected.clone());
+            prop_assert_eq!((all.len(), all.is_empty()), (expected.len(), expected.is_empty()));
+            for packed in 0..all.packed().len() {
+                let mut front = shown(&kinds);
+                let at = all.packed()[packed].batch.base_offset().0;
+                let rest = front.split_off(packed);
+                let middle = expected.partition_point(|&offset| offset < at);
+                prop_assert_eq!((offsets(&front), offsets(&rest)), (expected[..middle].to_vec(), expected[middle..].to_vec()));
+                prop_assert_eq!((front.len(), rest.len()), (middle, expected.len() - middle));
+            }
+            for (index, (_, place)) in steps(&all).into_iter().enumerate() {
+                let mut cut = shown(&kinds);
+                cut.forget_before(place);
+                prop_assert_eq!((offsets(&cut), cut.len()), (expected[index..].to_vec(), expected.len() - index));
+            }
+        }
+    }
+}

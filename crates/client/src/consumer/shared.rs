@@ -10,10 +10,11 @@ use milena_protocol::error_code::ErrorCode;
 use tokio::sync::Notify;
 
 use super::config::ConsumerConfig;
+use super::decode::Checked;
 use super::memory::Memory;
 use super::metrics::{Counts, add};
 use super::part::PartitionRecords;
-use super::read::{Damage, Reading};
+use super::read::Reading;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -75,13 +76,15 @@ impl Shared {
     }
 
     /// Puts parts into the application's queue, or throws them away if they are not wanted any more.
-    pub(super) fn deliver(&self, parts: Vec<(PartitionRecords, Option<Damage>)>) {
+    pub(super) fn deliver(&self, parts: Vec<Checked>) {
         let now = now();
         let (mut batches, mut stale, mut troubled) = (0, 0, false);
         let mut state = self.state();
-        for (part, damage) in parts {
+        for Checked { part, damage, last } in parts {
             let ticket = part.ticket;
-            state.cursors.on_delivered(ticket);
+            if last {
+                state.cursors.on_delivered(ticket);
+            }
             if state.cursors.is_current(ticket) {
                 batches += part.shown.len();
                 state.inbox.push_back(part);
@@ -103,6 +106,21 @@ impl Shared {
         if troubled {
             self.changed.notify_waiters();
         }
+    }
+
+    /// Lets go of parts that are not wanted any more.
+    pub(super) fn drop_stale(&self, parts: &mut VecDeque<Checked>) {
+        let before = parts.len();
+        let state = self.state();
+        parts.retain(|checked| state.cursors.is_current(checked.part.ticket));
+        drop(state);
+        add(&self.counts.stale_parts, before - parts.len());
+    }
+
+    /// Whether the application waits for records, and has taken all there were.
+    pub(super) fn is_hungry(&self) -> bool {
+        let state = self.state();
+        state.inbox.is_empty() && state.waker.is_some()
     }
 
     /// Whether there is something that the application has to know.
@@ -143,6 +161,8 @@ impl Shared {
             Some(waker) => waker.clone_from(context.waker()),
             waker => *waker = Some(context.waker().clone()),
         }
+        drop(state);
+        self.memory.nudge();
         Poll::Pending
     }
 }

@@ -75,6 +75,8 @@ pub struct CursorView {
     pub log_start: Option<Offset>,
     /// Bytes that wait for the application.
     pub buffered: usize,
+    /// Since when every try to read it has failed; `None` while nothing is wrong.
+    pub failing_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -305,6 +307,7 @@ impl Cursors {
             last_stable_offset: cursor.last_stable,
             log_start: cursor.log_start,
             buffered: cursor.buffered,
+            failing_since: cursor.failing_since,
         }
     }
 

@@ -58,6 +58,7 @@ impl Compression {
     ///
     /// # Errors
     /// `Unsupported` for a number no codec has.
+    #[inline]
     pub fn from_attributes(attributes: i16) -> Result<Self> {
         match attributes & crate::records::attributes::CODEC {
             0 => Ok(Self::None),

@@ -95,7 +95,7 @@ impl RecordBatch {
     }
 
     /// The records, decompressed if need be up to [`DEFAULT_MAX_DECOMPRESSED`] bytes. Control batches have records
-    /// too: skip them by [`is_control`](Self::is_control).
+    /// too: skip them by [`is_control`](BatchHeader::is_control).
     ///
     /// # Errors
     /// `Codec` if they do not decompress, `TooLarge` if they decompress to more; `Malformed` for a wrapper without

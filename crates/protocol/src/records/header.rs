@@ -96,6 +96,7 @@ fn offsets(head: &[u8; HEADER_LEN]) -> Result<(i64, u32)> {
 }
 
 /// How many bytes the first batch of some bytes takes, or `None` if they end before its end.
+#[inline]
 pub(super) fn measure(bytes: &[u8]) -> Result<Option<usize>> {
     let Some(&magic) = bytes.get(layout::MAGIC_AT) else { return Ok(None) };
     let least = match magic {
@@ -130,6 +131,7 @@ fn malformed(
 
 impl BatchHeader {
     /// `bytes` begin with a whole batch, which [`measure`] has found.
+    #[inline]
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
         match bytes.get(layout::MAGIC_AT) {
             Some(&magic) if magic < layout::MAGIC => message_set::header(bytes, magic),
@@ -137,6 +139,7 @@ impl BatchHeader {
         }
     }
 
+    #[inline]
     fn parse_batch(bytes: &[u8]) -> Result<Self> {
         let Some(bytes) = bytes.first_chunk::<HEADER_LEN>() else {
             return Err(ProtocolError::truncated("the bytes end inside a batch header").with_at(bytes.len()));
