@@ -285,6 +285,14 @@ impl Supply<Arc<BatchState>> for SlotSupply<'_> {
         self.engine.budget.pay(bytes)
     }
 
+    fn pay_growth(&self, bytes: usize) -> bool {
+        let paid = self.engine.budget.pay(bytes);
+        if paid {
+            self.engine.buffers.make_place(self.engine.budget.used());
+        }
+        paid
+    }
+
     fn open(&self, capacity: usize) -> Opening<Arc<BatchState>> {
         Opening {
             token: BatchState::new(self.slot.tp.clone(), self.time),
