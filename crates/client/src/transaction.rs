@@ -271,12 +271,30 @@ impl TransactionalProducer {
         self.engine.flush().await.map_err(|error| self.doubted(error))?;
         self.link.check_open()?;
         let first_offsets = self.engine.first_offsets().map_err(|error| self.doubted(error))?;
+        // Asked before the transaction is prepared: whoever drops this future has nothing in hand by which to end it.
+        let start_time_ms = match self.link.is_touched() {
+            true => self.start_time_ms(identity).await,
+            false => None,
+        };
         if !self.link.prepare()? {
             return Ok(None);
         }
         self.handed_out = true;
-        let id = self.config.transactional_id.clone();
-        let start_time_ms = match self.client.transactions().describe(std::slice::from_ref(&id)).await {
+        Ok(Some(PreparedTransaction {
+            transactional_id: self.config.transactional_id.clone(),
+            producer_id: identity.id,
+            producer_epoch: identity.epoch,
+            version: self.link.version().unwrap_or(TransactionVersion::V1),
+            first_offsets,
+            start_time_ms,
+            timeout: self.config.timeout,
+        }))
+    }
+
+    /// When the open transaction began, if the coordinator says so.
+    async fn start_time_ms(&self, identity: Identity) -> Option<i64> {
+        let id = std::slice::from_ref(&self.config.transactional_id);
+        match self.client.transactions().describe(id).await {
             Ok(found) => found
                 .first()
                 .filter(|found| found.producer_id == identity.id && found.producer_epoch == identity.epoch)
@@ -285,16 +303,7 @@ impl TransactionalProducer {
                 tracing::debug!(%error, "the start of the transaction is not known");
                 None
             }
-        };
-        Ok(Some(PreparedTransaction {
-            transactional_id: id,
-            producer_id: identity.id,
-            producer_epoch: identity.epoch,
-            version: self.link.version().unwrap_or(TransactionVersion::V1),
-            first_offsets,
-            start_time_ms,
-            timeout: self.config.timeout,
-        }))
+        }
     }
 
     /// Waits until everything that was sent is acknowledged, and commits. When it returns, the coordinator has decided; readers see the records

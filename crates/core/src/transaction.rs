@@ -178,6 +178,12 @@ impl<E: Clone> Transaction<E> {
         }
     }
 
+    /// Whether something was written in the open transaction, so that there is something to end.
+    #[must_use]
+    pub fn is_touched(&self) -> bool {
+        matches!(self.phase, Phase::Open { touched: true } | Phase::Failed { touched: true, .. })
+    }
+
     /// A part of the transaction failed. The first cause stays.
     pub fn fail(&mut self, cause: E) {
         match self.phase {

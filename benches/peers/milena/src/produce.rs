@@ -59,7 +59,10 @@ pub(crate) fn config(args: &Args) -> ProducerConfig {
     if args.profile == Profile::Tuned {
         config.linger = Duration::from_millis(5);
         config.batch_size = 512 << 10;
-        config.buffer_memory = 16 << 20;
+        if args.partitions < 100 {
+            // What is in use fits the processor's cache then; among many partitions it would make small batches.
+            config.buffer_memory = 16 << 20;
+        }
     }
     config
 }

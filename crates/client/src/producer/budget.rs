@@ -84,6 +84,19 @@ struct Free {
     bytes: usize,
 }
 
+impl Free {
+    /// Drops what is over so many bytes, the largest first.
+    fn shrink(&mut self, most: usize) {
+        for same in self.by_size.iter_mut().rev() {
+            while self.bytes > most
+                && let Some(dropped) = same.pop()
+            {
+                self.bytes -= dropped.capacity();
+            }
+        }
+    }
+}
+
 impl Buffers {
     /// Buffers for batches of up to `batch_size` bytes, `total` bytes in all.
     pub(crate) fn new(batch_size: usize, total: usize) -> Self {
@@ -107,16 +120,14 @@ impl Buffers {
             free.bytes -= buffer.capacity();
             return buffer;
         }
-        // The caller allocates: others make place, the largest first.
-        let most = self.total.saturating_sub(used);
-        for place in (0..self.sizes.len()).rev() {
-            while free.bytes > most
-                && let Some(dropped) = free.by_size.get_mut(place).and_then(Vec::pop)
-            {
-                free.bytes -= dropped.capacity();
-            }
-        }
+        // The caller allocates.
+        free.shrink(self.total.saturating_sub(used));
         Vec::new()
+    }
+
+    /// A buffer in use grows: those that are not make place. `used` are the bytes in use, with the growth.
+    pub(crate) fn make_place(&self, used: usize) {
+        self.free().shrink(self.total.saturating_sub(used));
     }
 
     /// Takes a buffer back, if it is of one of the sizes and there is place. `used` are the bytes in use, without it.
@@ -168,5 +179,10 @@ mod tests {
         assert_eq!(buffers.take(8192, 8192).capacity(), 0);
         assert_eq!(buffers.free().bytes, 2048, "the large one made place");
         assert_eq!(buffers.take(2048, 10_000).capacity(), 2048);
+        for _ in 0..5 {
+            buffers.give(Vec::with_capacity(2048), 0);
+        }
+        buffers.make_place(15_000);
+        assert_eq!(buffers.free().bytes, 2 * 2048, "what grows takes the place of what is free");
     }
 }

@@ -70,14 +70,15 @@ impl Engine {
         taken: &mut usize,
     ) -> Result<(), Refusal> {
         self.check_open()?;
-        let mut topic: Option<&Arc<TopicSlots>> = None;
+        let mut topic: Option<(&str, &Arc<TopicSlots>)> = None;
         let mut held: Option<(&Arc<Slot>, MutexGuard<'_, SlotState>)> = None;
         let foreign = matches!(self.config.partitioner, Partitioner::Custom(_));
         for record in records {
             let bytes = self.check_size(record)?;
             let here = match topic {
-                Some(topic) if *topic.shared.name == *record.topic => topic,
-                _ => topic.insert(self.topics.find(record.topic).ok_or(Refusal::Unknown)?),
+                // The same text in the same place, most often: to compare it would cost more than all else here.
+                Some((name, topic)) if std::ptr::eq(name, record.topic) => topic,
+                _ => topic.insert((record.topic, self.topics.find(record.topic).ok_or(Refusal::Unknown)?)).1,
             };
             if foreign {
                 // No code of the application runs under a lock: it may send.
@@ -283,6 +284,14 @@ struct SlotSupply<'a> {
 impl Supply<Arc<BatchState>> for SlotSupply<'_> {
     fn pay(&self, bytes: usize) -> bool {
         self.engine.budget.pay(bytes)
+    }
+
+    fn pay_growth(&self, bytes: usize) -> bool {
+        let paid = self.engine.budget.pay(bytes);
+        if paid {
+            self.engine.buffers.make_place(self.engine.budget.used());
+        }
+        paid
     }
 
     fn open(&self, capacity: usize) -> Opening<Arc<BatchState>> {

@@ -18,6 +18,7 @@ mod timer;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::{Stream, StreamExt};
 
 use crate::client::Client;
@@ -108,7 +109,12 @@ impl Producer {
     /// Dropped before it returns, the record was not taken.
     #[inline]
     pub async fn send(&self, record: ProducerRecord<'_>) -> Result<Ticket> {
-        send(&self.handle.0, record).await
+        let engine = &self.handle.0;
+        // Here and not in a future of its own: the record would be copied into it.
+        match engine.push(&record, Ticket::new) {
+            Ok(ticket) => Ok(ticket),
+            Err(refusal) => send_refused(engine, &record, refusal).await,
+        }
     }
 
     /// Takes a record if that is possible at once.
@@ -242,14 +248,21 @@ impl Producer {
 /// How many items of a stream are sent together, at most.
 const STREAM_CHUNK: usize = 256;
 
-#[inline]
 pub(crate) async fn send(engine: &Arc<Engine>, record: ProducerRecord<'_>) -> Result<Ticket> {
     match engine.push(&record, Ticket::new) {
         Ok(ticket) => Ok(ticket),
-        Err(Refusal::Error(error)) => Err(error),
-        // Apart, so that the future of the usual case stays small.
-        Err(refusal) => Box::pin(send_later(engine, &record, refusal, Ticket::new)).await,
+        Err(refusal) => send_refused(engine, &record, refusal).await,
     }
+}
+
+/// Sends a record that was refused. In a box, so that the future of the usual case stays small.
+#[cold]
+fn send_refused<'a>(
+    engine: &'a Arc<Engine>,
+    record: &'a ProducerRecord<'_>,
+    refusal: Refusal,
+) -> BoxFuture<'a, Result<Ticket>> {
+    Box::pin(send_later(engine, record, refusal, Ticket::new))
 }
 
 pub(crate) async fn send_all(engine: &Arc<Engine>, records: &[ProducerRecord<'_>]) -> Result<Tickets> {

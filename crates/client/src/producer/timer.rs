@@ -1,7 +1,7 @@
 //! The producer's time: batches that have lingered, batches whose time is up.
 //!
-//! Both waits are the same for all batches, so both queues are first in, first out. The task sleeps until the earliest entry and is
-//! woken only when a queue was empty.
+//! Both waits are the same for all batches, so both queues are first in, first out. The task sleeps until the earliest entry, and is
+//! woken for an earlier one only: not for each batch that is settled before the next one comes.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,6 +32,8 @@ struct Queues {
     /// When a lingered batch that its lane could not take yet began to wait for it, and where.
     waiting: VecDeque<(Instant, Arc<Slot>)>,
     unsettled: VecDeque<(Instant, Arc<Slot>, Arc<BatchState>)>,
+    /// When the task looks again by itself: it has to be woken for what is due before.
+    armed: Option<Instant>,
 }
 
 impl Timers {
@@ -47,7 +49,12 @@ impl Timers {
     pub(crate) fn on_opened(&self, slot: &Arc<Slot>, batch: &Arc<BatchState>, opened: Instant) {
         let mut queues = self.queues();
         queues.forget_settled();
-        let wake = queues.unsettled.is_empty() || (queues.lingering.is_empty() && !self.linger.is_zero());
+        let due = opened + if self.linger.is_zero() { self.delivery } else { self.linger.min(self.delivery) };
+        let wake = queues.armed.is_none_or(|armed| due < armed);
+        if wake {
+            // Once is enough.
+            queues.armed = Some(due);
+        }
         queues.unsettled.push_back((opened, Arc::clone(slot), Arc::clone(batch)));
         if !self.linger.is_zero() {
             queues.lingering.push_back((opened, Arc::clone(slot)));
@@ -81,11 +88,12 @@ impl Timers {
 
     /// When to look again.
     fn next(&self) -> Option<Instant> {
-        let queues = self.queues();
+        let mut queues = self.queues();
         let linger = queues.lingering.front().map(|(opened, _)| *opened + self.linger);
         let delivery = queues.unsettled.front().map(|(opened, ..)| *opened + self.delivery);
         let clock = queues.waiting.front().map(|(since, _)| *since + CLOCK_AGE);
-        linger.into_iter().chain(delivery).chain(clock).min()
+        queues.armed = linger.into_iter().chain(delivery).chain(clock).min();
+        queues.armed
     }
 }
 

@@ -103,6 +103,10 @@ impl Link {
         self.change(Transaction::touch);
     }
 
+    pub(crate) fn is_touched(&self) -> bool {
+        self.known().transaction.is_touched()
+    }
+
     pub(crate) fn prepare(&self) -> Result<bool> {
         self.change(Transaction::prepare).map_err(|refusal| explain(refusal, &self.id))
     }

@@ -24,6 +24,10 @@ pub struct Entry<'a> {
 pub trait Supply<C> {
     /// Takes so many bytes from the budget, or returns `false` and takes none.
     fn pay(&self, bytes: usize) -> bool;
+    /// As [`pay`](Self::pay), for a buffer that grows instead of a new one.
+    fn pay_growth(&self, bytes: usize) -> bool {
+        self.pay(bytes)
+    }
     /// What a new batch starts with. `capacity` bytes were paid for its buffer; the buffer may have fewer, not more.
     fn open(&self, capacity: usize) -> Opening<C>;
 }
@@ -108,7 +112,7 @@ impl<C> Open<C> {
     fn grow(&mut self, needed: usize, batch_size: usize, supply: &impl Supply<C>) -> Result<(), Refused> {
         let doubled = self.paid.saturating_mul(2).min(batch_size).max(needed);
         for target in [doubled, needed] {
-            if supply.pay(target - self.paid) {
+            if supply.pay_growth(target - self.paid) {
                 self.paid = target;
                 return Ok(());
             }

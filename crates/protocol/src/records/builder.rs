@@ -454,7 +454,7 @@ mod tests {
             let written = short.push_short(delta, index, key, value);
             any.push_any(delta, index, key, value, 0).unwrap();
             let small = delta < 1 << 21 && index < 1 << 20 && data_len(key) + data_len(value) < 1 << 19;
-            prop_assert_eq!(written, small && room >= data_len(key) + data_len(value) + 64);
+            prop_assert_eq!(written, small && room >= data_len(key) + data_len(value) + 2 * Short::SIZE);
             prop_assert_eq!(short.capacity(), capacity, "the buffer did not grow");
             if written {
                 prop_assert_eq!(short.into_buffer(), any.into_buffer());
