@@ -4,6 +4,7 @@
 //! `cargo xtask sim --seeds 10000` runs many seeds, `--seed N` one with its story. A seed that fails here fails there in the same way.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // in a test a panic is the report
 
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -258,13 +259,39 @@ fn fate(sent: Sent) -> std::result::Result<Fate, String> {
     })
 }
 
+/// The records that lie behind some of a newer producer id. Kafka promises no order between two ids.
+fn overtaken(world: &World) -> HashSet<u64> {
+    let mut found = HashSet::new();
+    for partition in 0..PARTITIONS {
+        let batches: Vec<_> = world.broker.with_broker(|broker| broker.log(TOPIC, partition).collect());
+        let mut newest = None;
+        for logged in batches {
+            let batch = RecordBatch::parse(&mut logged.bytes.clone()).unwrap().unwrap();
+            if batch.producer_id() < newest {
+                let records = batch.records().unwrap();
+                found.extend(records.iter().map(|record| {
+                    let value = std::str::from_utf8(record.unwrap().value.unwrap()).unwrap().to_owned();
+                    value.split(' ').next().unwrap().parse::<u64>().unwrap()
+                }));
+            }
+            newest = newest.max(batch.producer_id());
+        }
+    }
+    found
+}
+
 /// Holds what the log has against what the producer said.
 fn judge(world: &World, sent: &[(String, u64, Fate)]) -> std::result::Result<(), String> {
     let mut judge = Judge::new();
+    let overtaken = overtaken(world);
+    let alone = |number: u64| format!("overtaken {number}").into_bytes();
+    let late = |number: u64, fate: Fate| fate == Fate::Open && overtaken.contains(&number);
+    let fates: HashMap<u64, Fate> = sent.iter().map(|(_, number, fate)| (*number, *fate)).collect();
     for (key, number, fate) in sent {
         match fate {
             Fate::Acked => judge.expect(key.as_bytes(), *number),
-            // It has its place too: a broker takes nothing that comes behind what was written after it.
+            Fate::Open if late(*number, *fate) => judge.allow(&alone(*number), *number),
+            // It has its place too: a broker takes nothing that comes behind what the same producer id wrote after it.
             Fate::Open => judge.allow(key.as_bytes(), *number),
             Fate::Refused => judge.forbid(key.as_bytes(), *number),
         }
@@ -278,7 +305,12 @@ fn judge(world: &World, sent: &[(String, u64, Fate)]) -> std::result::Result<(),
                 let record = record.unwrap();
                 let value = std::str::from_utf8(record.value.unwrap()).unwrap();
                 let number = value.split(' ').next().unwrap().parse().unwrap();
-                judge.see(TOPIC, partition, record.offset.0, record.key.unwrap(), number);
+                match fates.get(&number) {
+                    Some(fate) if late(number, *fate) => {
+                        judge.see(TOPIC, partition, record.offset.0, &alone(number), number);
+                    }
+                    _ => judge.see(TOPIC, partition, record.offset.0, record.key.unwrap(), number),
+                }
                 numbers.push(number);
             }
             if tells_all() {
