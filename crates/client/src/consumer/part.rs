@@ -357,7 +357,8 @@ impl<'a> Iterator for PartitionIter<'a> {
 }
 
 impl<'a> PartitionIter<'a> {
-    #[inline]
+    // Not part of `next`, which is to be small enough to become part of the caller's loop: a record then stays in registers.
+    #[inline(never)]
     fn next_batch(&mut self) -> Option<std::result::Result<RecordIter<'a>, ProtocolError>> {
         let batch = match self.part.shown.step(self.place.as_mut()?) {
             Ok(batch) => batch?,
