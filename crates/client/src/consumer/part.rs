@@ -81,13 +81,17 @@ impl Shown {
     /// Adds the batch at this place, behind those before.
     pub(super) fn push(&mut self, place: Range<usize>) {
         self.batches += 1;
+        self.push_run(place);
+    }
+
+    fn push_run(&mut self, run: Range<usize>) {
         let last = self.more.last_mut().unwrap_or(&mut self.first);
-        if last.end == place.start {
-            last.end = place.end;
+        if last.end == run.start {
+            last.end = run.end;
         } else if last.start == last.end {
-            *last = place;
+            *last = run;
         } else {
-            self.more.push(place);
+            self.more.push(run);
         }
     }
 
@@ -136,13 +140,6 @@ impl Shown {
         self.batches = self.after(self.begin());
         rest.batches -= self.batches.min(rest.batches);
         rest
-    }
-
-    fn push_run(&mut self, run: Range<usize>) {
-        match self.first.start == self.first.end {
-            true => self.first = run,
-            false => self.more.push(run),
-        }
     }
 
     /// Where the first batch lies.
