@@ -296,7 +296,7 @@ impl PartitionRecords {
     /// [`Consumer::seek`](super::Consumer::seek) is needed to read them again.
     #[must_use]
     pub fn iter(&self) -> PartitionIter<'_> {
-        PartitionIter { part: self, place: Some(self.shown.begin()), records: None, before: true }
+        PartitionIter { part: self, place: Some(self.shown.begin()), records: None }
     }
 
     pub(super) fn unreadable(&self, error: ProtocolError) -> Error {
@@ -320,51 +320,60 @@ pub struct PartitionIter<'a> {
     /// The next batch; `None` after an error.
     place: Option<Place>,
     records: Option<RecordIter<'a>>,
-    /// Whether records may still lie before the first offset that was asked for.
-    before: bool,
 }
 
 impl<'a> Iterator for PartitionIter<'a> {
     type Item = Result<Record<'a>>;
 
-    #[inline]
+    // Small, and always part of the caller's loop: a record then stays in registers.
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(records) = &mut self.records {
-                match records.next() {
-                    Some(Ok(record)) => {
-                        if self.before {
-                            if record.offset < self.part.from {
-                                continue;
-                            }
-                            self.before = false;
-                        }
-                        return Some(Ok(record));
-                    }
-                    Some(Err(error)) => return Some(Err(self.fail(error))),
-                    None => {}
-                }
+        if let Some(records) = &mut self.records {
+            match records.next() {
+                Some(Ok(record)) => return Some(Ok(record)),
+                Some(Err(error)) => return Some(Err(self.fail(error))),
+                None => {}
             }
-            match self.next_batch()? {
-                Ok(records) => self.records = Some(records),
-                Err(error) => return Some(Err(self.fail(error))),
+        }
+        // Taken apart and put together, so that only a record which comes this way goes through memory.
+        match self.next_batch() {
+            Some(Ok(Record { offset, timestamp, key, value, headers })) => {
+                Some(Ok(Record { offset, timestamp, key, value, headers }))
             }
+            Some(Err(error)) => Some(Err(error)),
+            None => None,
         }
     }
 }
 
 impl<'a> PartitionIter<'a> {
-    // Not part of `next`, which is to be small enough to become part of the caller's loop: a record then stays in registers.
+    /// Goes to the next batch that has records; its first record.
     #[inline(never)]
-    fn next_batch(&mut self) -> Option<std::result::Result<RecordIter<'a>, ProtocolError>> {
-        let batch = match self.part.shown.step(self.place.as_mut()?) {
-            Ok(batch) => batch?,
-            Err(error) => return Some(Err(error)),
-        };
-        Some(match batch.records {
-            Content::Plain(records) => Ok(records),
-            Content::Packed(packed) => packed.records().map(Records::iter),
-        })
+    fn next_batch(&mut self) -> Option<Result<Record<'a>>> {
+        loop {
+            let batch = match self.part.shown.step(self.place.as_mut()?) {
+                Ok(batch) => batch?,
+                Err(error) => return Some(Err(self.fail(error))),
+            };
+            let mut records = match batch.records {
+                Content::Plain(records) => records,
+                Content::Packed(packed) => match packed.records() {
+                    Ok(records) => records.iter(),
+                    Err(error) => return Some(Err(self.fail(error))),
+                },
+            };
+            // Only the first batch can begin before the first offset that was asked for.
+            let first =
+                records.find(|record| record.as_ref().map_or(true, |record| record.offset >= self.part.from));
+            match first {
+                Some(Ok(record)) => {
+                    self.records = Some(records);
+                    return Some(Ok(record));
+                }
+                Some(Err(error)) => return Some(Err(self.fail(error))),
+                None => self.records = None,
+            }
+        }
     }
 
     #[cold]
