@@ -328,15 +328,11 @@ impl<'a> Iterator for PartitionIter<'a> {
     // Small, and always part of the caller's loop: a record then stays in registers.
     #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(records) = &mut self.records {
-            match records.next() {
-                Some(Ok(record)) => return Some(Ok(record)),
-                Some(Err(error)) => return Some(Err(self.fail(error))),
-                None => {}
-            }
+        if let Some(record) = self.records.as_mut().and_then(RecordIter::next_common) {
+            return Some(Ok(record));
         }
         // Taken apart and put together, so that only a record which comes this way goes through memory.
-        match self.next_batch() {
+        match self.uncommon() {
             Some(Ok(Record { offset, timestamp, key, value, headers })) => {
                 Some(Ok(Record { offset, timestamp, key, value, headers }))
             }
@@ -347,9 +343,14 @@ impl<'a> Iterator for PartitionIter<'a> {
 }
 
 impl<'a> PartitionIter<'a> {
-    /// Goes to the next batch that has records; its first record.
+    /// The next record of the batch, or the first one of the next batch that has any.
     #[inline(never)]
-    fn next_batch(&mut self) -> Option<Result<Record<'a>>> {
+    fn uncommon(&mut self) -> Option<Result<Record<'a>>> {
+        match self.records.as_mut().and_then(Iterator::next) {
+            Some(Ok(record)) => return Some(Ok(record)),
+            Some(Err(error)) => return Some(Err(self.fail(error))),
+            None => {}
+        }
         loop {
             let batch = match self.part.shown.step(self.place.as_mut()?) {
                 Ok(batch) => batch?,

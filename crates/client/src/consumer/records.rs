@@ -354,6 +354,12 @@ impl RecordReader {
                 None => records,
             };
             while self.chunk.len() < CHUNK {
+                if let Some(record) = records.next_common() {
+                    if record.offset >= part.from {
+                        self.chunk.push(Found::of(buffer, &record, epoch));
+                    }
+                    continue;
+                }
                 match records.next().transpose() {
                     Ok(Some(record)) if record.offset < part.from => {}
                     Ok(Some(record)) => self.chunk.push(Found::of(buffer, &record, epoch)),

@@ -137,10 +137,7 @@ impl<'a> Iterator for RecordIter<'a> {
 
     #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.left != 0
-            && let Some(record) = self.common()
-        {
-            self.left -= 1;
+        if let Some(record) = self.next_common() {
             return Some(Ok(record));
         }
         // Taken apart and put together: a record that was read the quick way then stays in registers.
@@ -246,9 +243,16 @@ impl<'a> RecordIter<'a> {
         })
     }
 
-    /// A record as nearly all are. `None`: nothing was read.
+    /// The next record if it is as nearly all are: short numbers, nothing wrong. `None`: nothing was read, and [`next`](Iterator::next)
+    /// tells what comes.
+    ///
+    /// For iterators around this one. A record that goes from one `Result` into another goes through memory, piece by piece in and in
+    /// larger pieces out, which costs as much as all else; a record that comes from here stays in registers.
     #[inline(always)]
-    fn common(&mut self) -> Option<Record<'a>> {
+    pub fn next_common(&mut self) -> Option<Record<'a>> {
+        if self.left == 0 {
+            return None;
+        }
         let quick = Quick::read(self.reader.0)?;
         let delta = quick.offset_delta;
         if delta < self.least_delta || delta > i64::from(self.frame.last_offset_delta) {
@@ -257,6 +261,7 @@ impl<'a> RecordIter<'a> {
         let timestamp =
             self.frame.base_timestamp.checked_add(quick.timestamp_delta & self.frame.delta_mask)?;
         self.reader = Reader(quick.rest);
+        self.left -= 1;
         self.least_delta = delta + 1;
         // Cannot overflow: the header was refused unless base + last delta + 1 is an offset.
         let offset = Offset(self.frame.base_offset.wrapping_add(delta));
