@@ -296,7 +296,7 @@ impl PartitionRecords {
     /// [`Consumer::seek`](super::Consumer::seek) is needed to read them again.
     #[must_use]
     pub fn iter(&self) -> PartitionIter<'_> {
-        PartitionIter { part: self, place: Some(self.shown.begin()), records: None }
+        PartitionIter { part: self, place: Some(self.shown.begin()), records: None, before: true }
     }
 
     pub(super) fn unreadable(&self, error: ProtocolError) -> Error {
@@ -320,6 +320,8 @@ pub struct PartitionIter<'a> {
     /// The next batch; `None` after an error.
     place: Option<Place>,
     records: Option<RecordIter<'a>>,
+    /// Whether records may still lie before the first offset that was asked for.
+    before: bool,
 }
 
 impl<'a> Iterator for PartitionIter<'a> {
@@ -328,52 +330,76 @@ impl<'a> Iterator for PartitionIter<'a> {
     // Small, and always part of the caller's loop: a record then stays in registers.
     #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(record) = self.records.as_mut().and_then(RecordIter::next_common) {
-            return Some(Ok(record));
-        }
-        // Taken apart and put together, so that only a record which comes this way goes through memory.
-        match self.uncommon() {
-            Some(Ok(Record { offset, timestamp, key, value, headers })) => {
-                Some(Ok(Record { offset, timestamp, key, value, headers }))
+        loop {
+            if let Some(record) = self.records.as_mut().and_then(RecordIter::next_common) {
+                return Some(Ok(record));
             }
-            Some(Err(error)) => Some(Err(error)),
-            None => None,
+            // Taken apart and put together, so that only a record which comes this way goes through memory.
+            return match self.turn() {
+                Turn::Batch => continue,
+                Turn::Record(Record { offset, timestamp, key, value, headers }) => {
+                    Some(Ok(Record { offset, timestamp, key, value, headers }))
+                }
+                Turn::Failed(error) => Some(Err(error)),
+                Turn::End => None,
+            };
         }
     }
 }
 
+/// What comes where no common record does.
+enum Turn<'a> {
+    /// Another batch was begun.
+    Batch,
+    Record(Record<'a>),
+    Failed(Error),
+    End,
+}
+
 impl<'a> PartitionIter<'a> {
-    /// The next record of the batch, or the first one of the next batch that has any.
+    /// The next record of the batch, or the next batch.
     #[inline(never)]
-    fn uncommon(&mut self) -> Option<Result<Record<'a>>> {
+    fn turn(&mut self) -> Turn<'a> {
         match self.records.as_mut().and_then(Iterator::next) {
-            Some(Ok(record)) => return Some(Ok(record)),
-            Some(Err(error)) => return Some(Err(self.fail(error))),
+            Some(Ok(record)) => return Turn::Record(record),
+            Some(Err(error)) => return Turn::Failed(self.fail(error)),
             None => {}
         }
-        loop {
-            let batch = match self.part.shown.step(self.place.as_mut()?) {
-                Ok(batch) => batch?,
-                Err(error) => return Some(Err(self.fail(error))),
-            };
-            let mut records = match batch.records {
-                Content::Plain(records) => records,
-                Content::Packed(packed) => match packed.records() {
-                    Ok(records) => records.iter(),
-                    Err(error) => return Some(Err(self.fail(error))),
-                },
-            };
-            // Only the first batch can begin before the first offset that was asked for.
-            let first =
-                records.find(|record| record.as_ref().map_or(true, |record| record.offset >= self.part.from));
-            match first {
-                Some(Ok(record)) => {
-                    self.records = Some(records);
-                    return Some(Ok(record));
-                }
-                Some(Err(error)) => return Some(Err(self.fail(error))),
-                None => self.records = None,
+        match self.next_batch() {
+            Ok(Some(records)) => self.records = Some(records),
+            Ok(None) => {
+                self.records = None;
+                return Turn::End;
             }
+            Err(error) => return Turn::Failed(self.fail(error)),
+        }
+        if self.before { self.skip_before() } else { Turn::Batch }
+    }
+
+    fn next_batch(&mut self) -> std::result::Result<Option<RecordIter<'a>>, ProtocolError> {
+        let Some(place) = &mut self.place else { return Ok(None) };
+        let Some(batch) = self.part.shown.step(place)? else { return Ok(None) };
+        Ok(Some(match batch.records {
+            Content::Plain(records) => records,
+            Content::Packed(packed) => packed.records()?.iter(),
+        }))
+    }
+
+    /// Leaves out what lies before the first offset that was asked for; only the first batch with records can have such.
+    #[cold]
+    fn skip_before(&mut self) -> Turn<'a> {
+        let from = self.part.from;
+        let is_wanted = |record: &std::result::Result<Record<'_>, ProtocolError>| match record {
+            Ok(record) => record.offset >= from,
+            Err(_) => true,
+        };
+        match self.records.as_mut().and_then(|records| records.find(is_wanted)) {
+            Some(Ok(record)) => {
+                self.before = false;
+                Turn::Record(record)
+            }
+            Some(Err(error)) => Turn::Failed(self.fail(error)),
+            None => Turn::Batch,
         }
     }
 
