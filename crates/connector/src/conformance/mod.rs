@@ -1,4 +1,5 @@
-//! Whether a host keeps to the [`contract`](crate::contract): a suite of jobs that it runs on a real cluster, or on an embedded broker.
+//! Whether a host keeps to the [`contract`](crate::contract): a suite of jobs that it runs on a real cluster, or on an embedded broker. And
+//! whether a storage of checkpoints keeps to its own: [`check_storage`].
 //!
 //! A host runs [`Life`]s: one run each of a job that copies a topic, over one directory of state, to an end that the suite asks
 //! for. The suite looks at nothing but what is on the brokers: records that readers of committed records see, the group's offsets, open
@@ -19,6 +20,7 @@
 
 mod embedded;
 mod stand;
+mod storage;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -28,6 +30,7 @@ use futures_util::future::BoxFuture;
 use milena::ClientConfig;
 
 pub use embedded::Embedded;
+pub use storage::check_storage;
 
 use crate::schema::OwnedKafkaRecord;
 use crate::sink::{Delivery, KafkaSink};
