@@ -45,5 +45,5 @@ pub use functions::{
 pub use hosting::{Recovered, commit, names, recover};
 pub use job::{Job, Stream};
 pub use report::{JobMetrics, JobReport, SubtaskMetrics};
-pub use restart::{ExponentialDelay, Restart};
+pub use restart::{ExponentialDelay, FixedDelay, Restart};
 pub use savepoint::Savepoint;
