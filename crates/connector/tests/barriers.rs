@@ -46,7 +46,6 @@ async fn stage() -> Stage {
     stage
 }
 
-// scenario: 5.6.3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checkpoints_complete_while_one_large_batch_is_in_a_slow_function_and_cut_it_at_the_record() {
     for blocking in [false, true] {

@@ -201,7 +201,6 @@ async fn what_can_not_be_read_is_never_taken_for_an_empty_place() {
     }
 }
 
-// scenario: 5.4.1
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_over_an_object_store_is_exact_through_a_crash_at_each_step() {
     const RECORDS: u64 = 300;

@@ -129,11 +129,11 @@ impl StorageLock for Held {
                 Flaw::CutsShort => drop(bytes.pop()),
                 Flaw::WritesInPlace => {
                     std::fs::write(own.path(id), &bytes[..bytes.len() / 2]).unwrap();
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 Flaw::RemovesFirst => {
                     remove();
-                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 _ => {}
             }

@@ -19,6 +19,9 @@ use super::store::{
 };
 use crate::{Error, ErrorKind, Result};
 
+/// How often a list may be outrun by the job that writes.
+const LOOKS: u32 = 10;
+
 /// What keeps checkpoints. Anyone may look; only who has the [`StorageLock`] writes.
 pub trait CheckpointStorage: fmt::Debug + Send + Sync + 'static {
     /// Where it is, for messages.
@@ -211,25 +214,36 @@ pub async fn write_savepoint(storage: &Storage, job: &str, id: CheckpointId, bod
     written
 }
 
-/// The newest checkpoint that can be read, with the damaged ones that are newer. `None` if there is none at all. Takes no lock.
+/// The newest checkpoint that can be read, with the damaged ones that are newer. `None` if there is none at all. Takes no lock: one that a
+/// job removes meanwhile, since newer ones are there, is not missed.
 ///
 /// # Errors
 /// `State` if there are checkpoints and none can be read, or if the newest was written by a later version of this crate;
 /// `Io` if the storage or a file can't be opened.
 pub async fn latest(storage: &Storage) -> Result<Option<Stored>> {
-    let mut damaged = Vec::new();
-    for id in storage.0.list().await?.into_iter().rev() {
-        match read(storage, id).await? {
-            Ok(body) => return Ok(Some(Stored { id, body, damaged })),
-            Err(broken) => {
-                tracing::error!(checkpoint = id, path = %broken.path.display(), why = %broken.why, "damaged checkpoint");
-                damaged.push(broken);
+    let mut looks = 0;
+    'look: loop {
+        looks += 1;
+        let mut damaged = Vec::new();
+        for id in storage.0.list().await?.into_iter().rev() {
+            match read(storage, id).await {
+                Ok(Ok(body)) => return Ok(Some(Stored { id, body, damaged })),
+                Ok(Err(broken)) => {
+                    tracing::error!(checkpoint = id, path = %broken.path.display(), why = %broken.why, "damaged checkpoint");
+                    damaged.push(broken);
+                }
+                Err(error) => {
+                    if looks < LOOKS && !storage.0.list().await?.contains(&id) {
+                        continue 'look;
+                    }
+                    return Err(error);
+                }
             }
         }
-    }
-    match damaged.first() {
-        None => Ok(None),
-        Some(newest) => Err(none_readable(&storage.place(), damaged.len(), newest)),
+        return match damaged.first() {
+            None => Ok(None),
+            Some(newest) => Err(none_readable(&storage.place(), damaged.len(), newest)),
+        };
     }
 }
 
