@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use milena::{ProducerRecord, TransactionConfig, TransactionState, TransactionalProducer};
 use milena_connector::ErrorKind;
-use milena_connector::runtime::{Job, JobControl, Restart, Step};
+use milena_connector::runtime::{FixedDelay, Job, JobControl, Restart, Step};
 use milena_connector::schema::{OwnedKafkaRecord, StringSerializer};
 use milena_connector::sink::{Delivery, KafkaSink, OnLoss};
 use milena_connector::source::StopAt;
@@ -138,7 +138,8 @@ async fn a_failing_function_costs_repetitions_only_where_they_are_allowed() {
                 .to(stage.sink(delivery).build().unwrap());
             let dir = tempfile::tempdir().unwrap();
             let mut config = job_config(dir.path(), 2, INTERVAL);
-            config.restart = Restart::FixedDelay { attempts: 5, delay: Duration::from_millis(10) };
+            config.restart =
+                Restart::FixedDelay(FixedDelay { attempts: 5, delay: Duration::from_millis(10) });
             let report = run(job, config, JobControl::new()).await.unwrap();
             assert!(report.restarts >= 1 && failures.load(Ordering::SeqCst) >= 3, "{report:?}");
             if delivery == Delivery::ExactlyOnce {

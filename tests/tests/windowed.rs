@@ -104,7 +104,7 @@ async fn life() {
             max_concurrent: usize::try_from(setting("MILENA_WINDOWED_CONCURRENT", 1)).unwrap(),
             ..CheckpointConfig::new(std::env::var("MILENA_WINDOWED_DIR").unwrap().as_str())
         },
-        restart: Restart::Exponential(ExponentialDelay::default()),
+        restart: Restart::ExponentialDelay(ExponentialDelay::default()),
         stop_timeout: Duration::from_secs(300),
         ..JobConfig::new(PREFIX)
     };

@@ -57,13 +57,21 @@ fn no_c() -> Result<()> {
         bail!("the default build takes {}, which compile or bind C (cargo tree -i ..)", found.join(", "));
     }
     println!("no C: nothing in the default build compiles or binds C");
+    let connector = tree(&["--package", "milena-connector", "--features", "object-store"])?;
+    let found = intersection(&connector, &C_BUILDERS);
+    if !found.is_empty() {
+        bail!("milena-connector with object-store takes {}, which compile or bind C", found.join(", "));
+    }
+    println!("no C: nor in milena-connector with object-store");
     Ok(())
 }
 
 /// What nobody builds by default builds too. Ring compiles C; aws-lc, which compiles far more, is left to `cargo xtask tls`.
 fn opt_in_features() -> Result<()> {
-    run(cargo().args(["check", "--quiet", "--locked", "--package", "milena", "--features", "tls-ring"]))?;
-    println!("opt-in features: milena with tls-ring builds");
+    for (package, feature) in [("milena", "tls-ring"), ("milena-connector", "object-store")] {
+        run(cargo().args(["check", "--quiet", "--locked", "--package", package, "--features", feature]))?;
+        println!("opt-in features: {package} with {feature} builds");
+    }
     Ok(())
 }
 

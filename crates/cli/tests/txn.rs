@@ -9,20 +9,26 @@ use std::time::Duration;
 
 use common::{broker, run, values};
 use milena::{
-    Client, PreparedTransaction, ProducerRecord, TransactionConfig, TransactionVersion, TransactionalProducer,
+    Client, NewTopic, PreparedTransaction, ProducerRecord, TransactionConfig, TransactionVersion,
+    TransactionalProducer,
 };
 use milena_connector::checkpoint::{CheckpointState, CheckpointStore};
 use milena_connector::sink::Delivery;
 use milena_connector::sink::committable::Committable;
+use milena_testkit::kafka::{Kafka, or_skip};
 use serde_json::Value;
 
 async fn open(client: &Client, id: &str, value: &str) -> TransactionalProducer {
+    open_on(client, "t", id, value).await
+}
+
+async fn open_on(client: &Client, topic: &str, id: &str, value: &str) -> TransactionalProducer {
     let config = TransactionConfig { timeout: Duration::from_secs(60), ..TransactionConfig::new(id) };
     let mut producer = TransactionalProducer::new(client, config).unwrap();
     producer.init().await.unwrap();
     producer.begin().await.unwrap();
     for partition in 0..2 {
-        let record = ProducerRecord::to("t").partition(partition).value(value);
+        let record = ProducerRecord::to(topic).partition(partition).value(value);
         producer.send(record).await.unwrap().await.unwrap();
     }
     producer
@@ -34,6 +40,10 @@ async fn prepared(client: &Client, id: &str, value: &str) -> PreparedTransaction
 
 /// A checkpoint that promises these transactions.
 fn checkpoint(dir: &Path, transactions: &[PreparedTransaction]) {
+    checkpoint_of(dir, "job", transactions);
+}
+
+fn checkpoint_of(dir: &Path, prefix: &str, transactions: &[PreparedTransaction]) {
     let committables =
         transactions.iter().map(|it| Committable { checkpoint: 1, subtask: 0, transaction: it.clone() });
     let state = CheckpointState {
@@ -41,7 +51,7 @@ fn checkpoint(dir: &Path, transactions: &[PreparedTransaction]) {
         id: 1,
         parallelism: 1,
         delivery: Delivery::ExactlyOnce,
-        prefix: Some(String::from("job")),
+        prefix: Some(prefix.to_owned()),
         enumerator: Vec::new(),
         splits: Vec::new(),
         watermark: None,
@@ -177,4 +187,55 @@ async fn leftovers_are_aborted_and_promised_ones_are_not() {
     let done = json(&["abort", "-b", &b, "--hanging", "t/1=0", "--execute"], 0).await;
     assert_eq!(done[0]["executed"], true);
     assert_eq!(values(&b, "t").await, ["promised"], "the half that hung is lost, as was asked for");
+}
+
+/// All five commands on a real broker; those that change something are first asked what they would do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_broker_is_looked_at_and_changed_as_the_dry_run_said() {
+    let Some(kafka) = or_skip(Kafka::obtain().await) else { return };
+    let b = kafka.bootstrap().to_owned();
+    let client = Client::connect(b.as_str()).await.unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let name = format!("txn{}x{}", std::process::id(), now.as_nanos() % 1_000_000_000);
+    let made =
+        client.admin().create_topics(&[NewTopic::new(&name, 2)], Duration::from_secs(20)).await.unwrap();
+    assert!(made.iter().all(|(_, made)| made.is_ok()), "{made:?}");
+    let (kept, left) = (format!("{name}-0-0"), format!("{name}-0-1"));
+    let promised = open_on(&client, &name, &kept, "promised").await.prepare().await.unwrap().unwrap();
+    let _left = open_on(&client, &name, &left, "left").await;
+    let dir = tempfile::tempdir().unwrap();
+    checkpoint_of(dir.path(), &name, std::slice::from_ref(&promised));
+    let from = ["-b", b.as_str(), "--checkpoint-dir", dir.path().to_str().unwrap()];
+    let ongoing = async || {
+        let listed = json(&["list", "-b", &b, "--prefix", &name, "--state", "Ongoing"], 0).await;
+        listed.iter().map(|entry| entry["transactional_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+
+    assert_eq!(ongoing().await, [kept.as_str(), &left]);
+    let held = json(&["list", "-b", &b, "--topic", &name], 0).await;
+    assert_eq!(held.len(), 4, "two transactions in two partitions: {held:?}");
+    assert!(held.iter().all(|entry| entry["hanging"] == false), "{held:?}");
+    let described = json(&["describe", "-b", &b, &kept, "absent-id"], 0).await;
+    assert_eq!((&described[0]["state"], &described[1]["state"]), (&"Ongoing".into(), &"NotFound".into()));
+    assert_eq!(described[0]["partitions"].as_array().unwrap().len(), 2);
+
+    let seen = json(&[&["verify"], &from[..]].concat(), 1).await;
+    assert_eq!((seen.len(), &seen[0]["outcome"]), (1, &"open".into()));
+    let dry = json(&[&["finish"], &from[..]].concat(), 0).await;
+    assert_eq!((&dry[0]["action"], &dry[0]["executed"]), (&"commit".into(), &false.into()));
+    assert!(values(&b, &name).await.is_empty(), "a dry run commits nothing");
+    let done = json(&[&["finish"], &from[..], &["--execute"]].concat(), 0).await;
+    assert_eq!((&done[0]["outcome"], &done[0]["executed"]), (&"committed".into(), &true.into()));
+    let seen = json(&[&["verify"], &from[..]].concat(), 0).await;
+    assert_eq!(seen[0]["partitions"][0]["evidence"], "committed", "{seen:?}");
+
+    let abort = [&["abort", "--prefix", &name], &from[..]].concat();
+    let would = json(&abort, 0).await;
+    assert_eq!((would.len(), &would[0]["transactional_id"]), (1, &left.as_str().into()));
+    assert_eq!(ongoing().await, [left.as_str()], "a dry run aborts nothing");
+    json(&[&abort[..], &["--execute"]].concat(), 0).await;
+    assert!(ongoing().await.is_empty());
+    assert_eq!(values(&b, &name).await, ["promised", "promised"]);
+    assert!(json(&["list", "-b", &b, "--topic", &name, "--hanging"], 0).await.is_empty());
+    client.admin().delete_topics(&[&name]).await.unwrap();
 }

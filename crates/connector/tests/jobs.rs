@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use milena::protocol::error_code::ErrorCode;
 use milena_connector::ErrorKind;
 use milena_connector::progress::WatermarkStrategy;
-use milena_connector::runtime::{Job, JobControl, Restart, Restore};
+use milena_connector::runtime::{FixedDelay, Job, JobControl, Restart, Restore};
 use milena_connector::sink::Delivery;
 use milena_testkit::broker::{Fault, TransactionVersion};
 use support::{OUTPUT, PREFIX, Stage, broker_config, copy, job_config, run, timestamp, wait_for};
@@ -148,7 +148,7 @@ async fn a_job_that_may_restart_goes_on_from_its_last_checkpoint() {
         })
         .to(stage.exactly_once());
     let mut config = job_config(dir.path(), 2, Duration::from_millis(20));
-    config.restart = Restart::FixedDelay { attempts: 3, delay: Duration::from_millis(10) };
+    config.restart = Restart::FixedDelay(FixedDelay { attempts: 3, delay: Duration::from_millis(10) });
     // A fresh start is meant for the run, not for its restarts.
     config.checkpoint.restore = Restore::Fresh;
     let report = run(job, config, JobControl::new()).await.unwrap();

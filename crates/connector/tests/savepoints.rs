@@ -4,6 +4,7 @@
 mod support;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -95,11 +96,18 @@ async fn a_savepoint_that_fails_does_not_fail_the_job() {
 }
 
 /// A directory whose writes take as long as the test wants.
+#[derive(Clone)]
 struct Slow {
     dir: Storage,
     store: Arc<CheckpointStore>,
     takes: Duration,
     writing: Arc<AtomicUsize>,
+}
+
+impl Slow {
+    fn path(&self, id: CheckpointId) -> PathBuf {
+        self.store.dir().join(format!("checkpoint-{id:020}"))
+    }
 }
 
 impl fmt::Debug for Slow {
@@ -108,12 +116,27 @@ impl fmt::Debug for Slow {
     }
 }
 
-#[derive(Debug)]
-struct Free;
+impl StorageLock for Slow {
+    fn write<'a>(
+        &'a self,
+        id: CheckpointId,
+        bytes: Vec<u8>,
+        surplus: &'a [CheckpointId],
+    ) -> BoxFuture<'a, milena_connector::Result<()>> {
+        Box::pin(async move {
+            assert_eq!(self.writing.fetch_add(1, Ordering::SeqCst), 0, "one is written at a time");
+            tokio::time::sleep(self.takes).await;
+            std::fs::write(self.path(id), bytes).unwrap();
+            for &old in surplus {
+                std::fs::remove_file(self.path(old)).unwrap();
+            }
+            self.writing.fetch_sub(1, Ordering::SeqCst);
+            Ok(())
+        })
+    }
 
-impl StorageLock for Free {
-    fn confirm(&self) -> BoxFuture<'_, milena_connector::Result<()>> {
-        Box::pin(async { Ok(()) })
+    fn release(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
     }
 }
 
@@ -123,7 +146,7 @@ impl CheckpointStorage for Slow {
     }
 
     fn lock<'a>(&'a self, _: &'a str) -> BoxFuture<'a, milena_connector::Result<Box<dyn StorageLock>>> {
-        Box::pin(async { Ok(Box::new(Free) as Box<dyn StorageLock>) })
+        Box::pin(async { Ok(Box::new(self.clone()) as Box<dyn StorageLock>) })
     }
 
     fn list(&self) -> BoxFuture<'_, milena_connector::Result<Vec<CheckpointId>>> {
@@ -131,27 +154,7 @@ impl CheckpointStorage for Slow {
     }
 
     fn read(&self, id: CheckpointId) -> BoxFuture<'_, milena_connector::Result<Vec<u8>>> {
-        let path = self.store.dir().join(format!("checkpoint-{id:020}"));
-        Box::pin(async move { Ok(std::fs::read(path).unwrap()) })
-    }
-
-    fn write(&self, id: CheckpointId, bytes: Vec<u8>) -> BoxFuture<'_, milena_connector::Result<()>> {
-        let path = self.store.dir().join(format!("checkpoint-{id:020}"));
-        Box::pin(async move {
-            assert_eq!(self.writing.fetch_add(1, Ordering::SeqCst), 0, "one is written at a time");
-            tokio::time::sleep(self.takes).await;
-            std::fs::write(path, bytes).unwrap();
-            self.writing.fetch_sub(1, Ordering::SeqCst);
-            Ok(())
-        })
-    }
-
-    fn remove(&self, id: CheckpointId) -> BoxFuture<'_, milena_connector::Result<()>> {
-        let path = self.store.dir().join(format!("checkpoint-{id:020}"));
-        Box::pin(async move {
-            std::fs::remove_file(path).unwrap();
-            Ok(())
-        })
+        Box::pin(async move { Ok(std::fs::read(self.path(id)).unwrap()) })
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use milena::protocol::error_code::ErrorCode;
 use milena::{FetchFrom, FetchOptions, Isolation, ListFilter, Offset, OwnedRecord, TopicPartition};
-use milena_connector::runtime::{Job, JobConfig, JobControl, JobReport, Restart, Restore, Step};
+use milena_connector::runtime::{FixedDelay, Job, JobConfig, JobControl, JobReport, Restart, Restore, Step};
 use milena_connector::schema::OwnedKafkaRecord;
 use milena_connector::sink::{Delivery, RecordSerializer};
 use milena_testkit::broker::{Fault, TransactionVersion};
@@ -266,7 +266,7 @@ async fn a_failing_function_costs_repetitions_only_where_they_are_allowed() {
             .to(stage.sink(delivery).build().unwrap());
         let dir = tempfile::tempdir().unwrap();
         let mut config = job_config(dir.path(), 2, OFTEN);
-        config.restart = Restart::FixedDelay { attempts: 5, delay: Duration::from_millis(10) };
+        config.restart = Restart::FixedDelay(FixedDelay { attempts: 5, delay: Duration::from_millis(10) });
         let report = run(job, config, JobControl::new()).await.unwrap();
         assert!(report.restarts >= 1 && failures.load(Ordering::SeqCst) >= 3, "{report:?}");
         let verdict = stage.judge(0..4 * RECORDS).await;

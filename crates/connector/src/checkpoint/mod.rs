@@ -5,6 +5,8 @@ pub mod document;
 pub mod import;
 mod inspect;
 pub mod lock;
+#[cfg(feature = "object-store")]
+mod object_storage;
 pub mod snapshot;
 pub mod state;
 pub mod storage;
@@ -12,6 +14,8 @@ pub mod store;
 
 pub use document::StateDocument;
 pub use inspect::inspect;
+#[cfg(feature = "object-store")]
+pub use object_storage::ObjectStorage;
 pub use snapshot::{CheckpointState, FunctionState, Scope};
 pub use storage::{CheckpointStorage, Checkpoints, Storage, StorageLock};
 pub use store::{CheckpointId, CheckpointStore, Damaged, Stored};

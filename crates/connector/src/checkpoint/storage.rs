@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //! * A file under its name is complete: a storage never shows a part of one.
-//! * Only who has the lock writes; the lock is confirmed before each write.
+//! * Only who has the lock writes. Who lost it, and may not know, completes nothing any more.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,35 +19,56 @@ use super::store::{
 };
 use crate::{Error, ErrorKind, Result};
 
-/// What keeps checkpoints. All calls come from one job at a time.
-///
-/// # Cancellation
-/// A dropped call may have been carried out or not, never in part.
+/// How often a list may be outrun by the job that writes.
+const LOOKS: u32 = 10;
+
+/// What keeps checkpoints. Anyone may look; only who has the [`StorageLock`] writes.
 pub trait CheckpointStorage: fmt::Debug + Send + Sync + 'static {
     /// Where it is, for messages.
     fn place(&self) -> String;
 
     /// Makes the storage ready and takes it for a job. Fails with `Misuse`, naming the owner, while another job has it.
+    ///
+    /// # Cancellation
+    /// The storage may be taken until the lock's own time is over.
     fn lock<'a>(&'a self, job: &'a str) -> BoxFuture<'a, Result<Box<dyn StorageLock>>>;
 
     /// The numbers there are, ascending. `Io` if that can't be told.
+    ///
+    /// # Cancellation
+    /// Safe.
     fn list(&self) -> BoxFuture<'_, Result<Vec<CheckpointId>>>;
 
     /// The bytes of one. `Io` if it can't be read or is not there.
+    ///
+    /// # Cancellation
+    /// Safe.
     fn read(&self, id: CheckpointId) -> BoxFuture<'_, Result<Vec<u8>>>;
-
-    /// Keeps one: when this returns, it is durable under its number, or, with `Io`, not there at all. One that is there may be replaced or
-    /// refused.
-    fn write(&self, id: CheckpointId, bytes: Vec<u8>) -> BoxFuture<'_, Result<()>>;
-
-    /// Removes one.
-    fn remove(&self, id: CheckpointId) -> BoxFuture<'_, Result<()>>;
 }
 
-/// A storage that is taken. Dropping it gives it back, as soon as that can be done.
+/// A storage that is taken. All calls come from one job, one after the other. Dropping it gives the storage back as soon as that
+/// can be done.
 pub trait StorageLock: fmt::Debug + Send + Sync {
-    /// Whether it is still ours. `Misuse` if another job has it.
-    fn confirm(&self) -> BoxFuture<'_, Result<()>>;
+    /// Keeps one: when this returns, it is durable under its number. With `Misuse` the storage is not ours any more, and this checkpoint
+    /// will never be there; with `Io` it may be there, whole, or not, and the lock may refuse everything from then on. One that is there
+    /// may be replaced or refused.
+    ///
+    /// `surplus` are others that are not needed when this one is durable, and not before. It is no error if they can't be removed.
+    ///
+    /// # Cancellation
+    /// As with `Io`.
+    fn write<'a>(
+        &'a self,
+        id: CheckpointId,
+        bytes: Vec<u8>,
+        surplus: &'a [CheckpointId],
+    ) -> BoxFuture<'a, Result<()>>;
+
+    /// Gives the storage back: when this returns, another job can have it, if the storage could be reached.
+    ///
+    /// # Cancellation
+    /// As if it were dropped.
+    fn release(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
 
 /// A storage, to be named in a configuration. A path is a directory.
@@ -156,24 +177,26 @@ impl Checkpoints {
         load(&self.storage, id).await
     }
 
-    /// Writes a checkpoint, then removes the oldest ones beyond the number to keep.
+    /// Writes a checkpoint; then the oldest ones beyond the number to keep are removed.
     ///
     /// # Errors
-    /// `Misuse` if the storage is not ours any more, `Io` if it can't be written: the checkpoints that were there stay.
+    /// `Misuse` if the storage is not ours any more, `Io` if it can't be written or listed: the checkpoints that were there stay.
     ///
     /// # Cancellation
     /// The checkpoint is there or not, never a part of it.
     pub async fn write(&self, id: CheckpointId, body: &[u8]) -> Result<()> {
-        self.lock.confirm().await?;
-        self.storage.0.write(id, frame(body)).await?;
-        let Ok(ids) = self.storage.0.list().await else { return Ok(()) };
-        let surplus = ids.len().saturating_sub(self.retain);
-        for &old in ids.iter().take(surplus) {
-            if let Err(error) = self.storage.0.remove(old).await {
-                tracing::warn!(checkpoint = old, %error, "an old checkpoint can't be removed");
-            }
-        }
-        Ok(())
+        let mut surplus = self.storage.0.list().await?;
+        surplus.retain(|&other| other != id);
+        surplus.truncate((surplus.len() + 1).saturating_sub(self.retain));
+        self.lock.write(id, frame(body), &surplus).await
+    }
+
+    /// Gives the storage back.
+    ///
+    /// # Cancellation
+    /// As if it were dropped: it is given back as soon as that can be done.
+    pub async fn release(self) {
+        self.lock.release().await;
     }
 }
 
@@ -186,29 +209,41 @@ impl Checkpoints {
 /// It is there or not, never a part of it.
 pub async fn write_savepoint(storage: &Storage, job: &str, id: CheckpointId, body: &[u8]) -> Result<()> {
     let lock = storage.0.lock(job).await?;
-    lock.confirm().await?;
-    storage.0.write(id, frame(body)).await
+    let written = lock.write(id, frame(body), &[]).await;
+    lock.release().await;
+    written
 }
 
-/// The newest checkpoint that can be read, with the damaged ones that are newer. `None` if there is none at all. Takes no lock.
+/// The newest checkpoint that can be read, with the damaged ones that are newer. `None` if there is none at all. Takes no lock: one that a
+/// job removes meanwhile, since newer ones are there, is not missed.
 ///
 /// # Errors
 /// `State` if there are checkpoints and none can be read, or if the newest was written by a later version of this crate;
 /// `Io` if the storage or a file can't be opened.
 pub async fn latest(storage: &Storage) -> Result<Option<Stored>> {
-    let mut damaged = Vec::new();
-    for id in storage.0.list().await?.into_iter().rev() {
-        match read(storage, id).await? {
-            Ok(body) => return Ok(Some(Stored { id, body, damaged })),
-            Err(broken) => {
-                tracing::error!(checkpoint = id, path = %broken.path.display(), why = %broken.why, "damaged checkpoint");
-                damaged.push(broken);
+    let mut looks = 0;
+    'look: loop {
+        looks += 1;
+        let mut damaged = Vec::new();
+        for id in storage.0.list().await?.into_iter().rev() {
+            match read(storage, id).await {
+                Ok(Ok(body)) => return Ok(Some(Stored { id, body, damaged })),
+                Ok(Err(broken)) => {
+                    tracing::error!(checkpoint = id, path = %broken.path.display(), why = %broken.why, "damaged checkpoint");
+                    damaged.push(broken);
+                }
+                Err(error) => {
+                    if looks < LOOKS && !storage.0.list().await?.contains(&id) {
+                        continue 'look;
+                    }
+                    return Err(error);
+                }
             }
         }
-    }
-    match damaged.first() {
-        None => Ok(None),
-        Some(newest) => Err(none_readable(&storage.place(), damaged.len(), newest)),
+        return match damaged.first() {
+            None => Ok(None),
+            Some(newest) => Err(none_readable(&storage.place(), damaged.len(), newest)),
+        };
     }
 }
 
@@ -242,22 +277,6 @@ struct Directory {
     dir: PathBuf,
 }
 
-impl Directory {
-    /// Runs work on the directory where blocking is allowed.
-    fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Path) -> Result<T> + Send + 'static,
-    ) -> BoxFuture<'static, Result<T>> {
-        let dir = self.dir.clone();
-        Box::pin(async move {
-            tokio::task::spawn_blocking(move || work(&dir)).await.unwrap_or_else(|error| {
-                let text = "work on the checkpoint directory ended unexpectedly";
-                Err(Error::new(ErrorKind::Io, text).with_source(error))
-            })
-        })
-    }
-}
-
 impl CheckpointStorage for Directory {
     fn place(&self) -> String {
         self.dir.display().to_string()
@@ -265,35 +284,59 @@ impl CheckpointStorage for Directory {
 
     fn lock<'a>(&'a self, job: &'a str) -> BoxFuture<'a, Result<Box<dyn StorageLock>>> {
         let job = job.to_owned();
-        self.run(move |dir| Ok(Box::new(store::take(dir, &job)?) as Box<dyn StorageLock>))
+        blocking(&self.dir, move |dir| {
+            let lock = store::take(dir, &job)?;
+            Ok(Box::new(HeldDirectory { dir: dir.to_owned(), _lock: lock }) as Box<dyn StorageLock>)
+        })
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<CheckpointId>>> {
-        self.run(store::list)
+        blocking(&self.dir, store::list)
     }
 
     fn read(&self, id: CheckpointId) -> BoxFuture<'_, Result<Vec<u8>>> {
-        self.run(move |dir| store::read_file(dir, id))
-    }
-
-    fn write(&self, id: CheckpointId, bytes: Vec<u8>) -> BoxFuture<'_, Result<()>> {
-        self.run(move |dir| store::write_file(dir, id, &bytes))
-    }
-
-    fn remove(&self, id: CheckpointId) -> BoxFuture<'_, Result<()>> {
-        self.run(move |dir| {
-            let path = dir.join(file_name(id));
-            std::fs::remove_file(&path).map_err(|error| {
-                let text = format!("{} can't be removed", path.display());
-                Error::new(ErrorKind::Io, text).with_source(error)
-            })
-        })
+        blocking(&self.dir, move |dir| store::read_file(dir, id))
     }
 }
 
-impl StorageLock for DirectoryLock {
-    /// The operating system keeps it as long as the process lives.
-    fn confirm(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(std::future::ready(Ok(())))
+/// A directory that is taken. The operating system keeps the lock as long as the process lives.
+#[derive(Debug)]
+struct HeldDirectory {
+    dir: PathBuf,
+    _lock: DirectoryLock,
+}
+
+impl StorageLock for HeldDirectory {
+    fn write<'a>(
+        &'a self,
+        id: CheckpointId,
+        bytes: Vec<u8>,
+        surplus: &'a [CheckpointId],
+    ) -> BoxFuture<'a, Result<()>> {
+        let surplus = surplus.to_vec();
+        blocking(&self.dir, move |dir| {
+            store::write_file(dir, id, &bytes)?;
+            store::remove_files(dir, &surplus);
+            Ok(())
+        })
     }
+
+    fn release(self: Box<Self>) -> BoxFuture<'static, ()> {
+        drop(self);
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Does work on a directory where blocking is allowed.
+fn blocking<T: Send + 'static>(
+    dir: &Path,
+    work: impl FnOnce(&Path) -> Result<T> + Send + 'static,
+) -> BoxFuture<'static, Result<T>> {
+    let dir = dir.to_owned();
+    Box::pin(async move {
+        tokio::task::spawn_blocking(move || work(&dir)).await.unwrap_or_else(|error| {
+            let text = "work on the checkpoint directory ended unexpectedly";
+            Err(Error::new(ErrorKind::Io, text).with_source(error))
+        })
+    })
 }

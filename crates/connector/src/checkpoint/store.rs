@@ -176,11 +176,16 @@ impl CheckpointStore {
     fn remove_old(&self) {
         let Ok(ids) = self.list() else { return };
         let surplus = ids.len().saturating_sub(self.retain);
-        for &id in ids.iter().take(surplus) {
-            let path = self.path(id);
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), %error, "an old checkpoint can't be removed");
-            }
+        remove_files(&self.dir, ids.get(..surplus).unwrap_or_default());
+    }
+}
+
+/// Removes checkpoints that are not needed any more, as far as that can be done.
+pub(super) fn remove_files(dir: &Path, ids: &[CheckpointId]) {
+    for &id in ids {
+        let path = dir.join(file_name(id));
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "an old checkpoint can't be removed");
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The crate's own runtime as a host.
 
-use futures_util::future::BoxFuture;
-
 use super::{End, Host, Life, Lived, Moment};
-use crate::runtime::{CheckpointConfig, Job, JobConfig, JobControl, Step, Verdict};
+use crate::contract::{Sink, Source};
+use crate::runtime::{Chain, CheckpointConfig, JobConfig, JobControl, Restore, Step, Stream, Verdict};
+use crate::schema::OwnedKafkaRecord;
 use crate::{Error, Result};
 
 /// [`runtime`](crate::runtime) as a host.
@@ -11,12 +11,22 @@ use crate::{Error, Result};
 pub struct Embedded;
 
 impl Host for Embedded {
-    fn live(&self, life: Life) -> BoxFuture<'_, Result<Lived>> {
-        Box::pin(live(life))
+    async fn live<S, C, K>(&self, life: Life<S, C, K>) -> Result<Lived>
+    where
+        S: Source<Element = OwnedKafkaRecord>,
+        C: Chain<OwnedKafkaRecord, Out = OwnedKafkaRecord>,
+        K: Sink<OwnedKafkaRecord>,
+    {
+        live(life).await
     }
 }
 
-async fn live(life: Life) -> Result<Lived> {
+async fn live<S, C, K>(life: Life<S, C, K>) -> Result<Lived>
+where
+    S: Source<Element = OwnedKafkaRecord>,
+    C: Chain<OwnedKafkaRecord, Out = OwnedKafkaRecord>,
+    K: Sink<OwnedKafkaRecord>,
+{
     let crash = match life.end {
         End::CrashAt(Moment::Prepared) => Some(Step::AfterPrepare),
         End::CrashAt(Moment::Durable) => Some(Step::AfterCheckpointWrite),
@@ -29,11 +39,19 @@ async fn live(life: Life) -> Result<Lived> {
     });
     let config = JobConfig {
         parallelism: life.parallelism,
-        checkpoint: CheckpointConfig { interval: life.interval, ..CheckpointConfig::new(life.dir) },
+        checkpoint: CheckpointConfig {
+            interval: life.interval,
+            restore: life.from.map_or(Restore::Latest, |from| Restore::Savepoint(from.into())),
+            ..CheckpointConfig::new(life.dir)
+        },
         ..JobConfig::new("conformance")
     };
+    if let Some(to) = &life.savepoint {
+        // If it fails, what goes on from it says so.
+        drop(control.savepoint_at_the_end(to));
+    }
     let mut metrics = control.metrics();
-    let running = Job::from_source(life.source).to(life.sink).run(config, control.clone());
+    let running = Stream::of(life.source, life.functions).to(life.sink).run(config, control.clone());
     let stopping = async {
         if let End::StopAfter(records) = life.end {
             // It fails when the job is over, and then there is nothing to stop.

@@ -1,8 +1,9 @@
-//! Whether a host keeps to the [`contract`](crate::contract): a suite of jobs that it runs on a real cluster, or on an embedded broker.
+//! Whether a host keeps to the [`contract`](crate::contract): a suite of jobs that it runs on a real cluster, or on an embedded broker. And
+//! whether a storage of checkpoints keeps to its own: [`check_storage`].
 //!
-//! A host runs [`Life`]s: one run each of a job that copies a topic, over one directory of state, to an end that the suite asks
-//! for. The suite looks at nothing but what is on the brokers: records that readers of committed records see, the group's offsets, open
-//! transactions.
+//! A host runs [`Life`]s: one run each of a job from topic to topic, over one directory of state, to an end that the suite asks for. The
+//! suite looks at what is on the brokers: records that readers of committed records see, the group's offsets, open transactions; and, through
+//! a source and a sink that watch, at the order of the host's calls. What functions are told, one of them writes down.
 //!
 //! ```no_run
 //! use milena::ClientConfig;
@@ -19,38 +20,53 @@
 
 mod embedded;
 mod stand;
+mod storage;
+mod timed;
+mod watched;
+mod witness;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use milena::ClientConfig;
 
 pub use embedded::Embedded;
+pub use storage::check_storage;
 
+use crate::contract::{Sink, Source};
+use crate::runtime::Chain;
 use crate::schema::OwnedKafkaRecord;
-use crate::sink::{Delivery, KafkaSink};
-use crate::source::KafkaSource;
+use crate::sink::Delivery;
 use stand::Stand;
 
 /// What runs jobs: a dataflow engine with its adapters, or a runtime.
 pub trait Host: Send + Sync {
     /// Runs a life until it ends as it is asked to. An error of a part is the life's error.
-    fn live(&self, life: Life) -> BoxFuture<'_, crate::Result<Lived>>;
+    fn live<S, C, K>(&self, life: Life<S, C, K>) -> impl Future<Output = crate::Result<Lived>> + Send
+    where
+        S: Source<Element = OwnedKafkaRecord>,
+        C: Chain<OwnedKafkaRecord, Out = OwnedKafkaRecord>,
+        K: Sink<OwnedKafkaRecord>;
 }
 
-/// One run of a job that copies elements from its source to its sink.
+/// One run of a job that puts elements from its source through functions into its sink.
 #[derive(Debug)]
-pub struct Life {
+pub struct Life<S, C, K> {
     /// What to read.
-    pub source: KafkaSource<OwnedKafkaRecord>,
+    pub source: S,
+    /// What is between: each subtask has a clone.
+    pub functions: C,
     /// Where to write.
-    pub sink: KafkaSink<OwnedKafkaRecord>,
+    pub sink: K,
     /// How many subtasks.
     pub parallelism: u32,
     /// Where the host keeps the job's state. If there is any, of an earlier life of the same job, this life goes on from the newest.
     pub dir: PathBuf,
+    /// A folder with a savepoint, to go on from it instead.
+    pub from: Option<PathBuf>,
+    /// A folder to which the last checkpoint of this life is written as well.
+    pub savepoint: Option<PathBuf>,
     /// How often a checkpoint is taken.
     pub interval: Duration,
     /// How it ends.
@@ -115,6 +131,7 @@ pub struct Suite {
     client: ClientConfig,
     name: String,
     records: u64,
+    patience: Duration,
 }
 
 /// What a case expects of its lives and of the cluster.
@@ -124,13 +141,20 @@ impl Suite {
     /// A suite that makes topics, groups and transactions whose names begin with `name`: another for each run.
     #[must_use]
     pub fn new(client: ClientConfig, name: impl Into<String>) -> Self {
-        Self { client, name: name.into(), records: 1200 }
+        Self { client, name: name.into(), records: 1200, patience: Duration::from_secs(30) }
     }
 
     /// How many records each case copies. Default 1200.
     #[must_use]
     pub fn records(mut self, records: u64) -> Self {
         self.records = records;
+        self
+    }
+
+    /// How long what must come may take: commit markers, timers. Default 30 s.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -143,12 +167,23 @@ impl Suite {
     /// Topics may be left behind.
     pub async fn run(&self, host: &impl Host) -> std::result::Result<Vec<&'static str>, Failure> {
         let mut passed = Vec::new();
-        for case in ["a bounded job", "a stop", "an error", "at least once"] {
+        for case in [
+            "a bounded job",
+            "a stop",
+            "an error",
+            "at least once",
+            "a savepoint",
+            "functions with state",
+            "event time",
+        ] {
             let stand = self.stand(case, passed.len()).await?;
             let checked = match case {
                 "a bounded job" => bounded(&stand, host).await,
                 "a stop" => stopped(&stand, host).await,
                 "an error" => failed(&stand, host).await,
+                "a savepoint" => savepoint(&stand, host).await,
+                "functions with state" => timed::functions(&stand, host).await,
+                "event time" => timed::event_time(&stand, host).await,
                 _ => at_least_once(&stand, host).await,
             };
             passed.push(finish(case, &stand, checked).await?);
@@ -168,7 +203,13 @@ impl Suite {
 
     async fn stand(&self, case: &'static str, number: usize) -> std::result::Result<Stand, Failure> {
         let name = format!("{}-{number}", self.name);
-        Stand::new(self.client.clone(), name, self.records).await.map_err(|what| Failure { case, what })
+        let stand = Stand::new(self.client.clone(), name, self.records).await;
+        let mut stand = stand.map_err(|what| Failure { case, what })?;
+        stand.patience = self.patience;
+        if !timed::CASES.contains(&case) {
+            stand.fill().await.map_err(|what| Failure { case, what })?;
+        }
+        Ok(stand)
     }
 }
 
@@ -208,7 +249,8 @@ async fn stopped(stand: &Stand, host: &impl Host) -> Checked {
 
 /// What can't be written is the life's error, and what was written of it is not seen.
 async fn failed(stand: &Stand, host: &impl Host) -> Checked {
-    let life = stand.life(Delivery::ExactlyOnce, 2, End::Finished, Some(stand.records - 1))?;
+    let refused = Some(stand.records - 1);
+    let life = stand.life(Delivery::ExactlyOnce, 2, End::Finished, refused)?;
     let Err(error) = host.live(life).await else {
         return Err(String::from("an element that can't be serialized does not end the life with an error"));
     };
@@ -217,6 +259,21 @@ async fn failed(stand: &Stand, host: &impl Host) -> Checked {
     })?;
     stand.live(host, Delivery::ExactlyOnce, 2, End::Finished).await?;
     stand.check_exact().await
+}
+
+/// A job goes on from a savepoint as from its own state, and with another place for it.
+async fn savepoint(stand: &Stand, host: &impl Host) -> Checked {
+    let saved = stand.folder("saved");
+    let mut life = stand.life(Delivery::ExactlyOnce, 2, End::StopAfter(stand.records / 4), None)?;
+    life.savepoint = Some(saved.clone());
+    let first = stand.run(host, life).await?;
+    let mut life = stand.life(Delivery::ExactlyOnce, 3, End::Finished, None)?;
+    (life.dir, life.from) = (stand.folder("moved"), Some(saved));
+    let rest = stand.run(host, life).await?;
+    let sum = first.records_in + rest.records_in;
+    stand::must(sum == stand.records, || format!("{sum} records were read in two lives"))?;
+    stand.check_exact().await?;
+    stand.check_offsets().await
 }
 
 /// Nothing is lost that was flushed for a checkpoint.

@@ -11,55 +11,85 @@ use milena::{
     ProducerConfig, ProducerRecord, TopicPartition, TransactionState,
 };
 
+use super::watched::{Broken, Watched};
 use super::{Checked, End, Host, Life, Lived};
+use crate::contract::{KafkaSource, Sink, Source};
+use crate::runtime::{Chain, Identity};
 use crate::schema::{Emit, OwnedKafkaRecord, RecordDeserializer, SinkRecord, serialize_with};
 use crate::sink::{Delivery, KafkaSink};
-use crate::source::{KafkaSource, StartFrom, StopAt};
+use crate::source::{KafkaSourceBuilder, StartFrom, StopAt};
 
-const PARTITIONS: i32 = 4;
+pub(super) const PARTITIONS: i32 = 4;
 /// How long topics may take to be made, and groups' offsets and markers to be seen.
 const WITHIN: Duration = Duration::from_secs(30);
 /// How often there is a look.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(super) struct Stand {
     client: Client,
     config: ClientConfig,
     name: String,
     pub(super) records: u64,
+    pub(super) patience: Duration,
     dir: PathBuf,
+    broken: Broken,
 }
+
+/// A life whose host is watched.
+pub(super) type Trial<C> =
+    Life<Watched<KafkaSource<OwnedKafkaRecord>>, C, Watched<KafkaSink<OwnedKafkaRecord>>>;
 
 pub(super) fn must(holds: bool, otherwise: impl FnOnce() -> String) -> Checked {
     if holds { Ok(()) } else { Err(otherwise()) }
 }
 
-fn said(error: impl std::fmt::Display) -> String {
+pub(super) fn said(error: impl std::fmt::Display) -> String {
     format!("the suite itself can't go on: {error}")
 }
 
 impl Stand {
-    /// Makes the topics and fills the input: the number of a record says its partition and its place.
+    /// Makes the topics.
     pub(super) async fn new(config: ClientConfig, name: String, records: u64) -> Result<Self, String> {
         let client = Client::connect(config.clone()).await.map_err(said)?;
         let dir = std::env::temp_dir().join(format!("milena-{name}-{}", std::process::id()));
-        let stand = Self { client, config, name, records, dir };
+        let broken = Broken::default();
+        let stand = Self { client, config, name, records, patience: WITHIN, dir, broken };
         let topics = [NewTopic::new(stand.input(), PARTITIONS), NewTopic::new(stand.output(), PARTITIONS)];
         for (_, made) in stand.client.admin().create_topics(&topics, WITHIN).await.map_err(said)? {
             made.map_err(said)?;
         }
-        let producer = Producer::new(&stand.client, ProducerConfig::default()).map_err(said)?;
-        for number in 0..records {
-            let (topic, value) = (stand.input(), number.to_string());
-            let record = ProducerRecord::to(&topic).partition(partition_of(number)).value(&value);
+        Ok(stand)
+    }
+
+    /// Fills the input: the number of a record says its partition and its place.
+    pub(super) async fn fill(&self) -> Checked {
+        let record = |number| (partition_of(number), number, None);
+        self.produce((0..self.records).map(record)).await
+    }
+
+    /// Writes records of the input: partition, number, and timestamp.
+    pub(super) async fn produce(
+        &self,
+        records: impl IntoIterator<Item = (i32, u64, Option<i64>)>,
+    ) -> Checked {
+        let producer = Producer::new(&self.client, ProducerConfig::default()).map_err(said)?;
+        let topic = self.input();
+        for (partition, number, timestamp) in records {
+            let value = number.to_string();
+            let mut record = ProducerRecord::to(&topic).partition(partition).value(&value);
+            record.timestamp = timestamp;
             drop(producer.send(record).await.map_err(said)?);
             // Several batches, so that there is room for barriers.
             if number % 100 == 99 {
                 producer.flush().await.map_err(said)?;
             }
         }
-        producer.close(WITHIN).await.map_err(said)?;
-        Ok(stand)
+        producer.close(WITHIN).await.map_err(said)
+    }
+
+    /// Another folder of the case.
+    pub(super) fn folder(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
 
     fn input(&self) -> String {
@@ -77,16 +107,47 @@ impl Stand {
         parallelism: u32,
         end: End,
         refused: Option<u64>,
-    ) -> Result<Life, String> {
-        let source = KafkaSource::builder()
+    ) -> Result<Trial<Identity<OwnedKafkaRecord>>, String> {
+        let source = self.source().bounded(StopAt::Latest).build().map_err(said)?;
+        let sink = self.sink(delivery, refused)?;
+        Ok(self.trial(source, Identity::default(), sink, parallelism, end))
+    }
+
+    pub(super) fn trial<C>(
+        &self,
+        source: KafkaSource<OwnedKafkaRecord>,
+        functions: C,
+        sink: KafkaSink<OwnedKafkaRecord>,
+        parallelism: u32,
+        end: End,
+    ) -> Trial<C> {
+        Life {
+            source: Watched::new(source, &self.broken),
+            functions,
+            sink: Watched::new(sink, &self.broken),
+            parallelism,
+            dir: self.folder("own"),
+            from: None,
+            savepoint: None,
+            interval: Duration::from_millis(100),
+            end,
+        }
+    }
+
+    pub(super) fn source(&self) -> KafkaSourceBuilder<OwnedKafkaRecord> {
+        KafkaSource::builder()
             .client(self.config.clone())
             .topics([self.input()])
             .group_id(self.name.as_str())
             .start(StartFrom::Earliest)
-            .bounded(StopAt::Latest)
             .deserializer(RecordDeserializer::new())
-            .build()
-            .map_err(said)?;
+    }
+
+    pub(super) fn sink(
+        &self,
+        delivery: Delivery,
+        refused: Option<u64>,
+    ) -> Result<KafkaSink<OwnedKafkaRecord>, String> {
         let topic: Arc<str> = self.output().into();
         let refused = refused.map(|number| number.to_string());
         let copy = move |record: &OwnedKafkaRecord, _: i64, out: &mut SinkRecord| {
@@ -97,16 +158,29 @@ impl Stand {
             out.set_topic(Arc::clone(&topic)).set_partition(record.partition).set_value(value);
             Ok(Emit::Write)
         };
-        let sink = KafkaSink::builder()
+        KafkaSink::builder()
             .client(self.config.clone())
             .delivery(delivery)
             .transactional_id_prefix(self.name.as_str())
             .transaction_timeout(Duration::from_secs(60))
             .serializer(serialize_with(copy))
             .build()
-            .map_err(said)?;
-        let (dir, interval) = (self.dir.clone(), Duration::from_millis(100));
-        Ok(Life { source, sink, parallelism, dir, interval, end })
+            .map_err(said)
+    }
+
+    /// Runs a life, and sees that nothing was called out of order in it.
+    pub(super) async fn run<S, C, K>(&self, host: &impl Host, life: Life<S, C, K>) -> Result<Lived, String>
+    where
+        S: Source<Element = OwnedKafkaRecord>,
+        C: Chain<OwnedKafkaRecord, Out = OwnedKafkaRecord>,
+        K: Sink<OwnedKafkaRecord>,
+    {
+        let end = life.end;
+        let lived = host.live(life).await;
+        match self.broken.first() {
+            Some(rule) => Err(rule),
+            None => lived.map_err(|error| format!("a life that is to end by {end:?} failed: {error}")),
+        }
     }
 
     pub(super) async fn live(
@@ -117,15 +191,23 @@ impl Stand {
         end: End,
     ) -> Result<Lived, String> {
         let life = self.life(delivery, parallelism, end, None)?;
-        host.live(life).await.map_err(|error| format!("a life that is to end by {end:?} failed: {error}"))
+        self.run(host, life).await
     }
 
     /// What readers of committed records see, by partition, in order.
     async fn seen(&self) -> Result<BTreeMap<i32, Vec<u64>>, String> {
+        self.lines(|text| text.parse().ok()).await
+    }
+
+    /// The same of values that are not numbers.
+    pub(super) async fn lines<T>(
+        &self,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<BTreeMap<i32, Vec<T>>, String> {
         let mut seen = BTreeMap::new();
         for partition in 0..PARTITIONS {
             let at = TopicPartition::new(self.output(), partition);
-            let numbers: &mut Vec<u64> = seen.entry(partition).or_default();
+            let lines: &mut Vec<T> = seen.entry(partition).or_default();
             let end = self.ends(std::slice::from_ref(&at)).await?.remove(&at).unwrap_or(Offset(0));
             let mut next = Offset(0);
             while next < end {
@@ -135,7 +217,7 @@ impl Stand {
                 let Some(fetched) = fetched.map_err(said)?.pop() else { continue };
                 for record in fetched.owned_records().map_err(said)? {
                     let value = record.value.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-                    numbers.push(value.parse().map_err(|_| format!("a record of {at} is {value:?}"))?);
+                    lines.push(parse(&value).ok_or_else(|| format!("a record of {at} is {value:?}"))?);
                 }
                 next = fetched.next_offset();
             }
@@ -206,8 +288,8 @@ impl Stand {
     }
 
     /// Waits until no transaction of the case is open. Markers come after the answer to a commit.
-    async fn settled(&self) -> Checked {
-        let give_up = tokio::time::Instant::now() + WITHIN;
+    pub(super) async fn settled(&self) -> Checked {
+        let give_up = tokio::time::Instant::now() + self.patience;
         let prefix = Some(format!("{}-", self.name));
         let filter = ListFilter { states: vec![TransactionState::Ongoing], prefix, ..ListFilter::default() };
         loop {
@@ -239,6 +321,6 @@ impl Stand {
 }
 
 /// Neither evenly nor by the number alone, so that a host that mixes up partitions is noticed.
-fn partition_of(number: u64) -> i32 {
+pub(super) fn partition_of(number: u64) -> i32 {
     i32::try_from((number ^ (number >> 3)) % PARTITIONS.unsigned_abs() as u64).unwrap_or(0)
 }

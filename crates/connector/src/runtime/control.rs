@@ -157,6 +157,14 @@ impl JobControl {
         Box::pin(savepoint)
     }
 
+    /// Asks for the last checkpoint as a savepoint, whatever makes it the last.
+    pub(crate) fn savepoint_at_the_end(
+        &self,
+        to: impl Into<Storage>,
+    ) -> BoxFuture<'static, JobResult<Savepoint>> {
+        Box::pin(self.inner.savepoints.ask(to.into(), true))
+    }
+
     pub(super) fn savepoints(&self) -> &Requests {
         &self.inner.savepoints
     }

@@ -115,6 +115,13 @@ impl<'a> Run<'a> {
         run.lookups.shutdown().await;
         run.writing.shutdown().await;
         run.commits.shutdown().await;
+        // A run that crashed on purpose leaves everything as it is; what it drops is given back all the same.
+        if let (Some(store), false) =
+            (run.store.take().and_then(Arc::into_inner), matches!(ended, Err(Halt::Crash(_))))
+        {
+            // A storage that can't be reached frees itself.
+            let _ = tokio::time::timeout(CLOSE_WITHIN, store.release()).await;
+        }
         ended
     }
 

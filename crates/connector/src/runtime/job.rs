@@ -20,34 +20,32 @@ use super::report::JobReport;
 use super::restart::RestartTimer;
 use super::subtask::{Subtask, SubtaskContext};
 use crate::checkpoint::snapshot::Scope;
-use crate::sink::writer::{Writer, WriterContext};
-use crate::sink::{KafkaSink, SinkSettings};
-use crate::source::{
-    Discovered, Enumerator, EnumeratorState, KafkaSource, ResolveRequest, Resolved, Split, resolve_offsets,
-    run_discovery,
-};
+use crate::contract::{Sink, Source};
+use crate::sink::SinkSettings;
+use crate::sink::writer::WriterContext;
+use crate::source::{Discovered, Enumerator, EnumeratorState, ResolveRequest, Resolved, Split};
 use crate::{BoxError, Error, ErrorKind, Result};
 
 /// A source and the functions after it. End it with [`Stream::to`].
 #[derive(Clone)]
-pub struct Stream<T, C> {
-    source: KafkaSource<T>,
+pub struct Stream<S, C> {
+    source: S,
     chain: C,
 }
 
-impl<T, C> fmt::Debug for Stream<T, C> {
+impl<S, C> fmt::Debug for Stream<S, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream").finish_non_exhaustive()
     }
 }
 
-impl<T, C> Stream<T, C>
+impl<S, C> Stream<S, C>
 where
-    T: Send + 'static,
-    C: Chain<T>,
+    S: Source,
+    C: Chain<S::Element>,
 {
     /// Turns each element into another. Each subtask has its own clone of the function.
-    pub fn map<U, F>(self, function: F) -> Stream<T, Then<C, Map<F>>>
+    pub fn map<U, F>(self, function: F) -> Stream<S, Then<C, Map<F>>>
     where
         U: Send + 'static,
         F: FnMut(C::Out) -> U + Clone + Send + 'static,
@@ -56,7 +54,7 @@ where
     }
 
     /// Turns each element into another, or fails the job.
-    pub fn try_map<U, F>(self, function: F) -> Stream<T, Then<C, TryMap<F>>>
+    pub fn try_map<U, F>(self, function: F) -> Stream<S, Then<C, TryMap<F>>>
     where
         U: Send + 'static,
         F: FnMut(C::Out) -> std::result::Result<U, BoxError> + Clone + Send + 'static,
@@ -65,7 +63,7 @@ where
     }
 
     /// Keeps the elements for which the function is true.
-    pub fn filter<F>(self, function: F) -> Stream<T, Then<C, Filter<F>>>
+    pub fn filter<F>(self, function: F) -> Stream<S, Then<C, Filter<F>>>
     where
         F: FnMut(&C::Out) -> bool + Clone + Send + 'static,
     {
@@ -73,7 +71,7 @@ where
     }
 
     /// Turns each element into any number of others, which have its event time.
-    pub fn flat_map<I, F>(self, function: F) -> Stream<T, Then<C, FlatMap<F>>>
+    pub fn flat_map<I, F>(self, function: F) -> Stream<S, Then<C, FlatMap<F>>>
     where
         I: IntoIterator,
         I::Item: Send + 'static,
@@ -84,7 +82,7 @@ where
 
     /// Turns each element into another by a future, or fails the job. At most `concurrency` run at once in a subtask; results keep the
     /// order of the elements. None is running while a checkpoint is taken.
-    pub fn map_async<U, F, Fut>(self, concurrency: usize, function: F) -> Stream<T, Then<C, MapAsync<F>>>
+    pub fn map_async<U, F, Fut>(self, concurrency: usize, function: F) -> Stream<S, Then<C, MapAsync<F>>>
     where
         U: Send + 'static,
         F: FnMut(C::Out) -> Fut + Clone + Send + 'static,
@@ -97,7 +95,7 @@ where
     /// and what it knows is in every checkpoint under `name` and goes where its partition goes when the parallelism changes.
     ///
     /// A function's watermark is its subtask's, and the largest possible when its partition is at its end.
-    pub fn process<P, F>(self, name: impl Into<Arc<str>>, function: F) -> Stream<T, Then<C, Processing<F, P>>>
+    pub fn process<P, F>(self, name: impl Into<Arc<str>>, function: F) -> Stream<S, Then<C, Processing<F, P>>>
     where
         P: Process<In = C::Out>,
         F: Fn(&Scope) -> P + Clone + Send + 'static,
@@ -112,7 +110,7 @@ where
         self,
         name: impl Into<Arc<str>>,
         function: F,
-    ) -> Stream<T, Then<C, Processing<F, P>>>
+    ) -> Stream<S, Then<C, Processing<F, P>>>
     where
         P: Process<In = C::Out>,
         F: Fn(&Scope) -> P + Clone + Send + 'static,
@@ -120,13 +118,18 @@ where
         self.then(Processing::new(name.into(), Scoping::Partition, function))
     }
 
-    fn then<S: Stage<C::Out>>(self, stage: S) -> Stream<T, Then<C, S>> {
+    /// A source and functions that are put together already.
+    pub(crate) fn of(source: S, chain: C) -> Self {
+        Self { source, chain }
+    }
+
+    fn then<G: Stage<C::Out>>(self, stage: G) -> Stream<S, Then<C, G>> {
         Stream { source: self.source, chain: Then { before: self.chain, stage } }
     }
 
-    /// Writes the elements to a sink: the job.
+    /// Writes the elements to a sink, [`KafkaSink`](crate::sink::KafkaSink) or another that keeps the contract: the job.
     #[must_use]
-    pub fn to(self, sink: KafkaSink<C::Out>) -> Job {
+    pub fn to<K: Sink<C::Out>>(self, sink: K) -> Job {
         Job { pipeline: Box::new(Whole { source: self.source, chain: self.chain, sink }) }
     }
 }
@@ -178,9 +181,9 @@ impl fmt::Debug for Job {
 }
 
 impl Job {
-    /// Starts with a source.
+    /// Starts with a source: [`KafkaSource`](crate::source::KafkaSource), or another that keeps the [`contract`](crate::contract).
     #[must_use]
-    pub fn from_source<T: Send + 'static>(source: KafkaSource<T>) -> Stream<T, Identity<T>> {
+    pub fn from_source<S: Source>(source: S) -> Stream<S, Identity<S::Element>> {
         Stream { source, chain: Identity::default() }
     }
 
@@ -267,16 +270,17 @@ pub(super) trait Pipeline: Send {
     fn subtask(&self, context: SubtaskContext) -> BoxFuture<'static, std::result::Result<(), Halt>>;
 }
 
-struct Whole<T, C: Chain<T>> {
-    source: KafkaSource<T>,
+struct Whole<S, C, K> {
+    source: S,
     chain: C,
-    sink: KafkaSink<C::Out>,
+    sink: K,
 }
 
-impl<T, C> Pipeline for Whole<T, C>
+impl<S, C, K> Pipeline for Whole<S, C, K>
 where
-    T: Send + 'static,
-    C: Chain<T>,
+    S: Source,
+    C: Chain<S::Element>,
+    K: Sink<C::Out>,
 {
     fn sink(&self) -> &SinkSettings {
         self.sink.settings()
@@ -303,7 +307,7 @@ where
 
     fn discover(&self, client: Client) -> BoxFuture<'static, Result<Discovered>> {
         let source = self.source.clone();
-        Box::pin(async move { run_discovery(&client, &source.enumerator_config().subscription).await })
+        Box::pin(async move { source.discover(&client).await })
     }
 
     fn resolve(
@@ -312,7 +316,7 @@ where
         requests: Vec<ResolveRequest>,
     ) -> BoxFuture<'static, Result<Vec<Resolved>>> {
         let source = self.source.clone();
-        Box::pin(async move { resolve_offsets(&client, &source, &requests).await })
+        Box::pin(async move { source.resolve(&client, &requests).await })
     }
 
     fn subtask(&self, context: SubtaskContext) -> BoxFuture<'static, std::result::Result<(), Halt>> {
@@ -323,7 +327,7 @@ where
                 parallelism: context.parallelism,
                 names: context.names.clone(),
             };
-            let writer = Writer::open(&sink, context.sink_client.clone(), writer).await?;
+            let writer = sink.open(context.sink_client.clone(), writer).await?;
             let reader = source.reader(&context.source_client);
             Subtask::new(context, reader, chain, writer).run().await
         })

@@ -11,7 +11,7 @@
 //! as killing the process: what a checkpoint holds is committed by the next run, what it does not is aborted and produced again.
 //!
 //! # Order of a checkpoint
-//! barrier to all subtasks; each at its next batch boundary: flush, prepare, snapshot to the coordinator, next transaction;
+//! barrier to all subtasks; each between two records: flush, prepare, snapshot to the coordinator, next transaction;
 //! coordinator: write the checkpoint, commit its transactions, tell the subtasks, who commit offsets to the group.
 //!
 //! # Order of a stop
@@ -25,6 +25,7 @@ mod driver;
 mod functions;
 mod hosting;
 mod job;
+mod pending;
 mod persist;
 mod recovery;
 mod registry;
@@ -44,5 +45,5 @@ pub use functions::{
 pub use hosting::{Recovered, commit, names, recover};
 pub use job::{Job, Stream};
 pub use report::{JobMetrics, JobReport, SubtaskMetrics};
-pub use restart::{ExponentialDelay, Restart};
+pub use restart::{ExponentialDelay, FixedDelay, Restart};
 pub use savepoint::Savepoint;

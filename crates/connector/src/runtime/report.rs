@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde::{Serialize, Serializer};
 
 use crate::checkpoint::CheckpointId;
+use crate::contract::SinkWriter;
 use crate::sink::OutcomeCounts;
-use crate::sink::writer::Writer;
 use crate::source::{LiveMetrics, SourceMetrics};
 
 /// What a job is doing now.
@@ -161,7 +161,7 @@ impl Gauges {
     }
 
     /// Takes over what a writer knows.
-    pub(super) fn take_from<T>(&self, writer: &Writer<T>) {
+    pub(super) fn take_from<T>(&self, writer: &impl SinkWriter<T>) {
         let counts = writer.counts();
         self.records_dropped.store(counts.dropped, Ordering::Relaxed);
         self.dead_letters.store(counts.dead_letters, Ordering::Relaxed);

@@ -1,54 +1,66 @@
 //! Whether and when a failed job starts again. Pure: time and chance are arguments.
 //!
 //! # References
-//! Flink: `restart-strategy.type` and its options `fixed-delay.*`, `exponential-delay.*`.
+//! Flink 2: `restart-strategy.type` and its options `fixed-delay.*` and `exponential-delay.*`, whose names and defaults are those of the
+//! fields here. Flink's default with checkpoints is `exponential-delay` for ever; here it is [`Restart::Never`], since a program that runs
+//! a job is told of its end, and a cluster is not.
 
 use std::time::{Duration, Instant};
 
 /// Whether a failed job starts again by itself, from its last checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Restart {
-    /// It does not: the first error ends the run. The default.
+    /// It does not: the first error ends the run. The default. Flink: `none`.
     #[default]
     Never,
-    /// So many times in a run, after the same delay. Flink's `fixed-delay`, whose defaults are 1 attempt and 1 s.
-    FixedDelay {
-        /// How often.
-        attempts: u32,
-        /// How long to wait before.
-        delay: Duration,
-    },
-    /// After a delay that grows from failure to failure, and is short again when the job has run well for a while. Flink's
+    /// So many times in a run, after the same delay. Flink: `fixed-delay`.
+    FixedDelay(FixedDelay),
+    /// After a delay that grows from failure to failure, and is short again when the job has run well for a while. Flink:
     /// `exponential-delay`.
-    Exponential(ExponentialDelay),
+    ExponentialDelay(ExponentialDelay),
+}
+
+/// The same delay each time. The defaults are Flink's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FixedDelay {
+    /// How often a run starts again. Default 1.
+    pub attempts: u32,
+    /// How long to wait before. Default 1 s.
+    pub delay: Duration,
+}
+
+impl Default for FixedDelay {
+    fn default() -> Self {
+        Self { attempts: 1, delay: Duration::from_secs(1) }
+    }
 }
 
 /// A growing delay. The defaults are Flink's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ExponentialDelay {
-    /// The first delay. Default 1 s.
-    pub initial: Duration,
+    /// The first delay, and the shortest. Default 1 s.
+    pub initial_backoff: Duration,
     /// The longest. Default 1 min.
-    pub max: Duration,
+    pub max_backoff: Duration,
     /// By how much a delay is longer than the one before. Default 1.5, at least 1.
-    pub multiplier: f64,
+    pub backoff_multiplier: f64,
     /// By which part of itself a delay may be shorter or longer, by chance. Default 0.1, from 0 to 1.
-    pub jitter: f64,
+    pub jitter_factor: f64,
     /// A run that lasts so long after its delay makes the next delay the first one again. Default 1 h.
-    pub reset_after: Duration,
-    /// How often in a row, without a reset. Default `u32::MAX`.
-    pub attempts: u32,
+    pub reset_backoff_threshold: Duration,
+    /// How often in a row, without a reset. Default `u32::MAX`: for ever.
+    pub attempts_before_reset_backoff: u32,
 }
 
 impl Default for ExponentialDelay {
     fn default() -> Self {
         Self {
-            initial: Duration::from_secs(1),
-            max: Duration::from_secs(60),
-            multiplier: 1.5,
-            jitter: 0.1,
-            reset_after: Duration::from_secs(3600),
-            attempts: u32::MAX,
+            initial_backoff: Duration::from_secs(1),
+            max_backoff: Duration::from_secs(60),
+            backoff_multiplier: 1.5,
+            jitter_factor: 0.1,
+            reset_backoff_threshold: Duration::from_secs(3600),
+            attempts_before_reset_backoff: u32::MAX,
         }
     }
 }
@@ -72,24 +84,25 @@ impl RestartTimer {
     pub(super) fn next(&mut self, now: Instant, chance: f64) -> Option<Duration> {
         let delay = match self.strategy {
             Restart::Never => return None,
-            Restart::FixedDelay { attempts, delay } => {
+            Restart::FixedDelay(FixedDelay { attempts, delay }) => {
                 if self.in_a_row >= attempts {
                     return None;
                 }
                 delay
             }
-            Restart::Exponential(growing) => {
+            Restart::ExponentialDelay(growing) => {
                 let ran = self.last.map(|(failed, waited)| now.saturating_duration_since(failed + waited));
-                if ran.is_none_or(|ran| ran >= growing.reset_after) {
-                    (self.in_a_row, self.backoff) = (0, growing.initial.min(growing.max));
+                if ran.is_none_or(|ran| ran >= growing.reset_backoff_threshold) {
+                    (self.in_a_row, self.backoff) = (0, growing.initial_backoff.min(growing.max_backoff));
                 } else {
-                    self.backoff = grown(self.backoff, growing.multiplier.max(1.0)).min(growing.max);
+                    self.backoff =
+                        grown(self.backoff, growing.backoff_multiplier.max(1.0)).min(growing.max_backoff);
                 }
-                if self.in_a_row >= growing.attempts {
+                if self.in_a_row >= growing.attempts_before_reset_backoff {
                     return None;
                 }
-                let jitter = growing.jitter.clamp(0.0, 1.0) * (2.0 * chance - 1.0);
-                grown(self.backoff, 1.0 + jitter).min(growing.max)
+                let jitter = growing.jitter_factor.clamp(0.0, 1.0) * (2.0 * chance - 1.0);
+                grown(self.backoff, 1.0 + jitter).max(growing.initial_backoff).min(growing.max_backoff)
             }
         };
         self.in_a_row += 1;
@@ -113,16 +126,31 @@ mod tests {
     #[test]
     fn a_fixed_delay_is_the_same_each_time_and_ends() {
         let now = Instant::now();
-        let mut timer = RestartTimer::new(Restart::FixedDelay { attempts: 2, delay: SECOND * 3 });
+        let mut timer = RestartTimer::new(Restart::FixedDelay(FixedDelay { attempts: 2, delay: SECOND * 3 }));
         let delays = [0, 1, 2].map(|_| timer.next(now, 0.9));
         assert_eq!(delays, [Some(SECOND * 3), Some(SECOND * 3), None]);
         assert_eq!(RestartTimer::new(Restart::default()).next(now, EVEN), None);
     }
 
+    /// `RestartStrategyOptions` of Flink 2.
+    #[test]
+    fn the_defaults_are_flinks() {
+        assert_eq!(FixedDelay::default(), FixedDelay { attempts: 1, delay: SECOND });
+        let flinks = ExponentialDelay {
+            initial_backoff: SECOND,
+            max_backoff: SECOND * 60,
+            backoff_multiplier: 1.5,
+            jitter_factor: 0.1,
+            reset_backoff_threshold: SECOND * 3600,
+            attempts_before_reset_backoff: u32::MAX,
+        };
+        assert_eq!(ExponentialDelay::default(), flinks);
+    }
+
     #[test]
     fn a_growing_delay_has_flinks_shape_and_starts_again_after_a_good_run() {
         let mut now = Instant::now();
-        let mut timer = RestartTimer::new(Restart::Exponential(ExponentialDelay::default()));
+        let mut timer = RestartTimer::new(Restart::ExponentialDelay(ExponentialDelay::default()));
         let mut delays = Vec::new();
         for _ in 0..13 {
             let delay = timer.next(now, EVEN).unwrap();
@@ -137,12 +165,15 @@ mod tests {
     #[test]
     fn chance_moves_a_delay_by_its_jitter_and_not_more() {
         let now = Instant::now();
-        let first =
-            |chance| RestartTimer::new(Restart::Exponential(ExponentialDelay::default())).next(now, chance);
-        assert_eq!(first(0.0), Some(Duration::from_millis(900)));
-        assert_eq!(first(1.0), Some(Duration::from_millis(1100)));
-        let few = ExponentialDelay { attempts: 1, ..ExponentialDelay::default() };
-        let mut timer = RestartTimer::new(Restart::Exponential(few));
+        let second = |chance| {
+            let mut timer = RestartTimer::new(Restart::ExponentialDelay(ExponentialDelay::default()));
+            [timer.next(now, chance), timer.next(now + SECOND, chance)]
+                .map(|delay| delay.unwrap().as_millis())
+        };
+        assert_eq!(second(0.0), [1000, 1350], "never shorter than the first");
+        assert_eq!(second(1.0), [1100, 1650]);
+        let few = ExponentialDelay { attempts_before_reset_backoff: 1, ..ExponentialDelay::default() };
+        let mut timer = RestartTimer::new(Restart::ExponentialDelay(few));
         assert!(timer.next(now, EVEN).is_some());
         assert_eq!(timer.next(now + SECOND, EVEN), None);
         assert!(timer.next(now + SECOND * 7200, EVEN).is_some(), "a good run makes it as new");

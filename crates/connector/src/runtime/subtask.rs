@@ -1,24 +1,27 @@
 //! One subtask: reader, functions, writer, in one task.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use milena::{Client, TopicPartition};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::control::{Halt, JobControl, Step};
 use super::functions::Chain;
+use super::pending::{Pace, Pending};
 use super::registry::PrefixClaim;
 use super::report::{Gauges, SubtaskMetrics};
 use crate::checkpoint::CheckpointId;
 use crate::checkpoint::snapshot::{FunctionState, WriterState};
+use crate::contract::{Reader, SinkWriter};
 use crate::schema::Stamped;
 use crate::sink::committable::Committable;
 use crate::sink::naming::NamePool;
-use crate::sink::writer::Writer;
-use crate::source::{ReaderEvent, SourceReader, Split};
+use crate::source::{ReaderEvent, Split, Unread};
 
 /// How long a failed job may take to abort its open transactions.
 pub(super) const ABORT_WITHIN: Duration = Duration::from_secs(5);
@@ -108,13 +111,16 @@ pub(super) struct SubtaskContext {
     pub(super) _claim: Option<Arc<PrefixClaim>>,
 }
 
-pub(super) struct Subtask<T, C: Chain<T>> {
+pub(super) struct Subtask<T, C, R, W> {
     context: SubtaskContext,
-    reader: SourceReader<T>,
+    reader: R,
     chain: C,
-    writer: Writer<C::Out>,
-    /// What is being read, for the functions' sake.
-    partitions: BTreeSet<TopicPartition>,
+    writer: W,
+    /// What is being read, and the largest event time that the functions have seen of it.
+    partitions: BTreeMap<TopicPartition, Option<i64>>,
+    /// What was handed out and is not with the functions yet.
+    pending: Option<Pending<T>>,
+    pace: Pace,
     ended: BTreeMap<TopicPartition, Split>,
     reading: bool,
     /// Offsets are to be committed while nothing is read.
@@ -127,25 +133,25 @@ enum Next {
     Abort,
 }
 
-impl<T, C> Subtask<T, C>
+impl<T, C, R, W> Subtask<T, C, R, W>
 where
     T: Send + 'static,
     C: Chain<T>,
+    R: Reader<T>,
+    W: SinkWriter<C::Out>,
 {
-    pub(super) fn new(
-        context: SubtaskContext,
-        reader: SourceReader<T>,
-        chain: C,
-        writer: Writer<C::Out>,
-    ) -> Self {
+    pub(super) fn new(context: SubtaskContext, reader: R, chain: C, writer: W) -> Self {
         // It is set once for each subtask, whose gauges are new.
         let _ = context.gauges.source.set(reader.live_metrics());
+        let pace = Pace::new(chain.width());
         Self {
             context,
             reader,
             chain,
             writer,
-            partitions: BTreeSet::new(),
+            partitions: BTreeMap::new(),
+            pending: None,
+            pace,
             ended: BTreeMap::new(),
             reading: true,
             settling: false,
@@ -190,6 +196,12 @@ where
 
     async fn work(&mut self) -> Result<Next, Halt> {
         loop {
+            if let Some(pending) = self.pending.take() {
+                match self.go_on(pending).await? {
+                    Next::Go => continue,
+                    next => return Ok(next),
+                }
+            }
             let next = tokio::select! {
                 biased;
                 command = self.context.commands.recv() => match command {
@@ -211,23 +223,61 @@ where
         }
     }
 
+    /// One command, or else one slice of what was handed out.
+    async fn go_on(&mut self, pending: Pending<T>) -> Result<Next, Halt> {
+        self.pending = Some(pending);
+        match self.context.commands.try_recv() {
+            Ok(command) => return self.on_command(command).await,
+            Err(TryRecvError::Disconnected) => return Ok(Next::End),
+            Err(TryRecvError::Empty) => {}
+        }
+        if let Some(error) = self.writer.failed().now_or_never() {
+            return Err(error.into());
+        }
+        let Some(mut pending) = self.pending.take() else { return Ok(Next::Go) };
+        let began = Instant::now();
+        let slice = pending.next_slice(&self.pace);
+        self.context.gauges.records_in.fetch_add(slice.records, Ordering::Relaxed);
+        if let Some(largest) = self.partitions.get_mut(&pending.at) {
+            *largest = (*largest).max(slice.max_timestamp);
+        }
+        let elements = self.chain.process(&pending.at, slice.elements).await.map_err(|error| match error
+            .topic_partition()
+            .is_some()
+        {
+            true => error,
+            false => error.with_topic_partition(pending.at.clone()),
+        })?;
+        self.write(elements).await?;
+        self.pace.handle_took(began.elapsed());
+        if !pending.is_done() {
+            self.pending = Some(pending);
+            self.reader.go_on()?;
+            // Functions that never wait would keep others from this thread for the whole batch.
+            tokio::task::yield_now().await;
+        }
+        Ok(Next::Go)
+    }
+
     async fn on_command(&mut self, command: Command) -> Result<Next, Halt> {
         match command {
             Command::Assign { splits, states } => {
-                for at in splits.iter().map(|split| &split.topic_partition) {
+                for split in &splits {
+                    let at = &split.topic_partition;
                     self.chain.add(at, &states)?;
-                    self.partitions.insert(at.clone());
+                    self.partitions.insert(at.clone(), split.max_timestamp);
                     self.ended.remove(at);
                 }
                 self.reader.add_splits(splits)?;
             }
             Command::Remove(partitions) => {
                 self.reader.remove_splits(&partitions);
+                self.pending.take_if(|pending| partitions.contains(&pending.at));
                 for at in &partitions {
                     self.end(at).await?;
                 }
             }
-            Command::NeverRead(splits) => self.reader.add_finished(&splits),
+            Command::NeverRead(splits) => self.reader.add_finished(splits),
             Command::Conclude { partition, states } => {
                 self.chain.add(&partition, &states)?;
                 self.end(&partition).await?;
@@ -256,11 +306,13 @@ where
     /// Flush, prepare, snapshot, begin the next.
     async fn on_barrier(&mut self, checkpoint: CheckpointId, last: bool, drain: bool) -> Result<(), Halt> {
         let subtask = self.context.subtask;
+        let unread = self.unread();
         if last {
             self.reading = false;
+            self.pending = None;
         }
         if drain {
-            for at in self.partitions.clone() {
+            for at in self.partitions.keys().cloned().collect::<Vec<_>>() {
                 self.end(&at).await?;
             }
         }
@@ -273,7 +325,7 @@ where
         let mut functions = Vec::new();
         self.chain.snapshot(&mut functions)?;
         let snapshot = Snapshot {
-            splits: self.reader.snapshot(checkpoint),
+            splits: self.reader.snapshot(checkpoint, &unread),
             ended: self.ended.values().cloned().collect(),
             functions,
             metrics: self.context.gauges.read(),
@@ -292,16 +344,7 @@ where
         match event {
             ReaderEvent::Records(batch) => {
                 gauges.idle.store(false, Ordering::Relaxed);
-                gauges.records_in.fetch_add(batch.records, Ordering::Relaxed);
-                let partition = batch.topic_partition;
-                let elements = self.chain.process(&partition, batch.elements).await.map_err(|error| {
-                    if error.topic_partition().is_some() {
-                        error
-                    } else {
-                        error.with_topic_partition(partition)
-                    }
-                })?;
-                self.write(elements).await?;
+                self.pending = Some(Pending::new(batch));
             }
             ReaderEvent::Watermark(watermark) => {
                 gauges.raise_watermark(watermark);
@@ -323,6 +366,15 @@ where
             }
         }
         Ok(())
+    }
+
+    /// Where the barrier stands in what was handed out.
+    fn unread(&self) -> Vec<Unread> {
+        let unread = self
+            .pending
+            .as_ref()
+            .and_then(|pending| pending.unread(self.partitions.get(&pending.at).copied().flatten()));
+        unread.into_iter().collect()
     }
 
     async fn write(&mut self, elements: Vec<Stamped<C::Out>>) -> Result<(), Halt> {
@@ -352,7 +404,7 @@ where
 
 /// The next event; or, when nothing is read any more, only what is left of the commits.
 async fn read_on<T: Send + 'static>(
-    reader: &mut SourceReader<T>,
+    reader: &mut impl Reader<T>,
     reading: bool,
 ) -> crate::Result<Option<ReaderEvent<T>>> {
     if reading {

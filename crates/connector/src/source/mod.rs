@@ -36,7 +36,7 @@ pub use policy::{
     Discovery, DiscoveryRetry, OnOutOfRange, RecreatedTopic, RemovedAction, RemovedPartition,
     UnsubscribedPartition,
 };
-pub use reader::{Batch, ReaderEvent, SourceReader};
+pub use reader::{Batch, ReaderEvent, SourceReader, Unread};
 pub use reader_metrics::{LiveMetrics, ReaderMetrics, SourceMetrics, SplitMetrics};
 pub use split::{Split, TopicId};
 pub use start::{OffsetReset, StartFrom, StopAt};

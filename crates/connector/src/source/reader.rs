@@ -12,6 +12,9 @@
 mod answers;
 mod group;
 mod hand_out;
+mod unread;
+
+pub use unread::Unread;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;

@@ -1,18 +1,18 @@
 //! A host in one task, with one file of state, written against `milena_connector::contract` alone.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
 use milena::Client;
 use milena_connector::Result;
-use milena_connector::checkpoint::CheckpointState;
 use milena_connector::checkpoint::state::{Decoder, Encoder};
+use milena_connector::checkpoint::{CheckpointState, FunctionState, Scope};
 use milena_connector::conformance::{End, Host, Life, Lived, Moment};
 use milena_connector::contract::{
-    Enumerator, SourceReader, Writer, WriterContext, commit, names, recover, resolve_offsets, run_discovery,
+    Enumerator, Reader, Sink, SinkWriter, Source, WriterContext, commit, names, recover,
 };
+use milena_connector::runtime::{Batch, Chain};
 use milena_connector::schema::OwnedKafkaRecord;
 use milena_connector::sink::committable::Committable;
 use milena_connector::sink::naming::NamePool;
@@ -33,15 +33,36 @@ pub(crate) enum Flaw {
     NeverNotifies,
     /// Transactions are committed before the checkpoint is durable.
     CommitsTooEarly,
+    /// Writers prepare what they have not flushed.
+    NeverFlushes,
+    /// Readers are told of checkpoints that they had no part in.
+    NotifiesOfAnother,
+    /// What functions know is not in the checkpoint.
+    ForgetsStates,
+    /// It is there, and not given back to them.
+    NeverRestoresStates,
+    /// Functions are not told the time.
+    SwallowsWatermarks,
+    /// A function's state is taken before the last elements have passed it.
+    TakesStatesTooEarly,
+    /// A savepoint is written and not gone on from.
+    IgnoresSavepoints,
 }
 
 impl Flaw {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::ForgetsCommittables,
         Self::NeverRecovers,
         Self::SnapshotsTooEarly,
         Self::NeverNotifies,
         Self::CommitsTooEarly,
+        Self::NeverFlushes,
+        Self::NotifiesOfAnother,
+        Self::ForgetsStates,
+        Self::NeverRestoresStates,
+        Self::SwallowsWatermarks,
+        Self::TakesStatesTooEarly,
+        Self::IgnoresSavepoints,
     ];
 }
 
@@ -51,27 +72,33 @@ pub(crate) struct Minimal {
 }
 
 impl Host for Minimal {
-    fn live(&self, life: Life) -> BoxFuture<'_, Result<Lived>> {
-        Box::pin(async move {
-            let mut running = Running::start(life, self.flaw).await?;
-            running.run().await
-        })
+    async fn live<S, C, K>(&self, life: Life<S, C, K>) -> Result<Lived>
+    where
+        S: Source<Element = Record>,
+        C: Chain<Record, Out = Record>,
+        K: Sink<Record>,
+    {
+        let mut running = Running::start(life, self.flaw).await?;
+        running.run().await
     }
 }
 
-struct Subtask {
-    reader: SourceReader<Record>,
-    writer: Writer<Record>,
+struct Subtask<R, C, W> {
+    reader: R,
+    functions: C,
+    writer: W,
     finished: bool,
 }
 
-struct Running {
-    life: Life,
+struct Running<S: Source, C, K: Sink<Record>> {
+    life: Life<S, C, K>,
     flaw: Option<Flaw>,
     client: Client,
     enumerator: Enumerator,
     names: NamePool,
-    subtasks: Vec<Subtask>,
+    subtasks: Vec<Subtask<S::Reader, C, K::Writer>>,
+    /// What functions know of partitions that nobody has yet.
+    held: Vec<FunctionState>,
     next_checkpoint: u64,
     due: Instant,
     told_never_read: bool,
@@ -83,25 +110,35 @@ struct Running {
 /// The life is over as if the process were killed.
 struct Crashed;
 
-impl Running {
-    fn file(life: &Life) -> PathBuf {
-        life.dir.join("state")
+impl<S, C, K> Running<S, C, K>
+where
+    S: Source<Element = Record>,
+    C: Chain<Record, Out = Record>,
+    K: Sink<Record>,
+{
+    fn file(dir: &Path) -> PathBuf {
+        dir.join("state")
     }
 
-    async fn start(life: Life, flaw: Option<Flaw>) -> Result<Self> {
+    async fn start(life: Life<S, C, K>, flaw: Option<Flaw>) -> Result<Self> {
         let settings = life.sink.settings().clone();
         let client = Client::connect(settings.client.clone()).await?;
         fs::create_dir_all(&life.dir).unwrap();
-        let restored = fs::read(Self::file(&life)).ok().map(|bytes| CheckpointState::decode(&bytes).unwrap());
+        let from = life.from.as_ref().filter(|_| flaw != Some(Flaw::IgnoresSavepoints)).unwrap_or(&life.dir);
+        let restored = fs::read(Self::file(from)).ok().map(|bytes| CheckpointState::decode(&bytes).unwrap());
         let parallelism = life.parallelism;
         if flaw != Some(Flaw::NeverRecovers) {
             recover(&client, &settings, restored.as_ref(), parallelism).await?;
         }
         let next_checkpoint = restored.as_ref().map_or(1, |state| state.id + 1);
         let names = names(&settings, parallelism, next_checkpoint);
+        let mut held = Vec::new();
         let mut enumerator = match restored {
             None => life.source.enumerator(parallelism),
             Some(state) => {
+                if flaw != Some(Flaw::NeverRestoresStates) {
+                    held = state.functions;
+                }
                 let known = EnumeratorState::decode(&mut Decoder::new(&state.enumerator)).unwrap();
                 life.source.restore_enumerator(parallelism, known, state.splits)?
             }
@@ -109,8 +146,9 @@ impl Running {
         let mut subtasks = Vec::new();
         for subtask in 0..parallelism {
             let context = WriterContext { subtask, parallelism, names: names.clone() };
-            let writer = Writer::open(&life.sink, client.clone(), context).await?;
-            subtasks.push(Subtask { reader: life.source.reader(&client), writer, finished: false });
+            let writer = life.sink.open(client.clone(), context).await?;
+            let (reader, functions) = (life.source.reader(&client), life.functions.clone());
+            subtasks.push(Subtask { reader, functions, writer, finished: false });
             enumerator.register_reader(subtask);
         }
         let due = Instant::now() + life.interval;
@@ -122,6 +160,7 @@ impl Running {
             enumerator,
             names,
             subtasks,
+            held,
             next_checkpoint,
             due,
             told_never_read: false,
@@ -169,24 +208,43 @@ impl Running {
         }
         if !self.told_never_read && self.enumerator.is_resolved() && !self.enumerator.is_reopening() {
             self.told_never_read = true;
-            self.subtasks[0].reader.add_finished(self.enumerator.never_read());
+            let never_read = self.enumerator.never_read().cloned().collect();
+            self.subtasks[0].reader.add_finished(never_read);
+            // Read to its end, and the functions have not seen that.
+            let ended: Vec<_> = self.enumerator.finished().cloned().collect();
+            for at in ended {
+                if self.held.iter().any(|state| state.scope == Scope::Split(at.clone())) {
+                    self.subtasks[0].functions.add(&at, &self.held)?;
+                    self.held.retain(|state| state.scope != Scope::Split(at.clone()));
+                    let last = self.subtasks[0].functions.end(&at).await?;
+                    self.write(0, last).await?;
+                }
+            }
         }
         while let Some(command) = self.enumerator.poll_command() {
             match command {
                 Command::Discover => {
-                    let found =
-                        run_discovery(&self.client, &self.life.source.enumerator_config().subscription).await;
+                    let found = self.life.source.discover(&self.client).await;
                     self.enumerator.handle_discovered(Instant::now(), found);
                 }
                 Command::ResolveOffsets(requests) => {
-                    let resolved = resolve_offsets(&self.client, &self.life.source, &requests).await;
+                    let resolved = self.life.source.resolve(&self.client, &requests).await;
                     self.enumerator.handle_offsets_resolved(Instant::now(), resolved);
                 }
                 Command::Assign { subtask, splits } => {
-                    self.subtasks[subtask as usize].reader.add_splits(splits)?;
+                    let owner = &mut self.subtasks[subtask as usize];
+                    for at in splits.iter().map(|split| &split.topic_partition) {
+                        owner.functions.add(at, &self.held)?;
+                        self.held.retain(|state| state.scope != Scope::Split(at.clone()));
+                    }
+                    owner.reader.add_splits(splits)?;
                 }
                 Command::Remove { subtask, partitions } => {
                     self.subtasks[subtask as usize].reader.remove_splits(&partitions);
+                    for at in &partitions {
+                        let last = self.subtasks[subtask as usize].functions.end(at).await?;
+                        self.write(subtask as usize, last).await?;
+                    }
                 }
                 Command::NoMoreSplits { subtask } => self.subtasks[subtask as usize].reader.no_more_splits(),
                 Command::Fail(error) => return Err(error),
@@ -207,17 +265,35 @@ impl Running {
         match event? {
             ReaderEvent::Records(batch) => {
                 self.records_in += batch.records;
-                for element in batch.elements {
-                    match subtask.writer.take(&element.value, element.timestamp) {
-                        Ok(true) => subtask.writer.send(element.timestamp).await?,
-                        Ok(false) => {}
-                        Err(error) => return self.fail(error).await.map(drop),
+                let elements = subtask.functions.process(&batch.topic_partition, batch.elements).await?;
+                self.write(index, elements).await?;
+            }
+            ReaderEvent::SplitFinished(split) => {
+                let last = subtask.functions.end(&split.topic_partition).await?;
+                self.write(index, last).await?;
+                self.enumerator.handle_finished(&split);
+            }
+            ReaderEvent::Finished => subtask.finished = true,
+            ReaderEvent::Watermark(watermark) => {
+                if self.flaw != Some(Flaw::SwallowsWatermarks) {
+                    for (_, elements) in subtask.functions.advance(watermark).await? {
+                        self.write(index, elements).await?;
                     }
                 }
             }
-            ReaderEvent::SplitFinished(split) => self.enumerator.handle_finished(&split),
-            ReaderEvent::Finished => subtask.finished = true,
-            ReaderEvent::Watermark(_) | ReaderEvent::Idle | ReaderEvent::Active => {}
+            ReaderEvent::Idle | ReaderEvent::Active => {}
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, index: usize, elements: Batch<Record>) -> Result<()> {
+        let writer = &mut self.subtasks[index].writer;
+        for element in elements {
+            match writer.take(&element.value, element.timestamp) {
+                Ok(true) => writer.send(element.timestamp).await?,
+                Ok(false) => {}
+                Err(error) => return self.fail(error).await.map(drop),
+            }
         }
         Ok(())
     }
@@ -229,7 +305,7 @@ impl Running {
         let mut splits = Vec::new();
         if early {
             for subtask in &mut self.subtasks {
-                splits.extend(subtask.reader.snapshot(id));
+                splits.extend(subtask.reader.snapshot(id, &[]));
             }
             for index in 0..self.subtasks.len() {
                 self.step(index).await?;
@@ -238,11 +314,25 @@ impl Running {
         let mut enumerator = Encoder::new();
         self.enumerator.snapshot().encode(&mut enumerator);
         let mut writers = Vec::new();
+        let mut functions = self.held.clone();
+        if self.flaw == Some(Flaw::TakesStatesTooEarly) {
+            for subtask in &self.subtasks {
+                subtask.functions.snapshot(&mut functions)?;
+            }
+            for index in 0..self.subtasks.len() {
+                self.step(index).await?;
+            }
+        }
         for subtask in &mut self.subtasks {
-            subtask.writer.flush(last).await?;
+            if self.flaw != Some(Flaw::NeverFlushes) {
+                subtask.writer.flush(last).await?;
+            }
+            if self.flaw != Some(Flaw::TakesStatesTooEarly) {
+                subtask.functions.snapshot(&mut functions)?;
+            }
             self.committables.extend(subtask.writer.prepare(id).await?);
             if !early {
-                splits.extend(subtask.reader.snapshot(id));
+                splits.extend(subtask.reader.snapshot(id, &[]));
             }
             writers.push(subtask.writer.snapshot());
         }
@@ -269,11 +359,15 @@ impl Running {
             subtask_watermarks: Vec::new(),
             committables: if keeps { self.committables.clone() } else { Vec::new() },
             writers,
-            functions: Vec::new(),
+            functions: if self.flaw == Some(Flaw::ForgetsStates) { Vec::new() } else { functions },
         };
         let hidden = self.life.dir.join(".state");
         fs::write(&hidden, state.encode()).unwrap();
-        fs::rename(hidden, Self::file(&self.life)).unwrap();
+        fs::rename(&hidden, Self::file(&self.life.dir)).unwrap();
+        if let (true, Some(savepoint)) = (last, &self.life.savepoint) {
+            fs::create_dir_all(savepoint).unwrap();
+            fs::copy(Self::file(&self.life.dir), Self::file(savepoint)).unwrap();
+        }
         if self.is_at(Moment::Durable) {
             return Ok(Err(Crashed));
         }
@@ -284,7 +378,8 @@ impl Running {
         }
         for subtask in &mut self.subtasks {
             if self.flaw != Some(Flaw::NeverNotifies) {
-                subtask.reader.notify_checkpoint_complete(id);
+                let told = if self.flaw == Some(Flaw::NotifiesOfAnother) { id + 1 } else { id };
+                subtask.reader.notify_checkpoint_complete(told);
             }
             if !last {
                 subtask.writer.begin_next().await?;

@@ -1,7 +1,7 @@
 //! The functions between source and sink: each takes elements of one partition and gives elements.
 //!
-//! Elements keep their event time and their order. They go through all functions before the next barrier is looked at, so
-//! nothing is ever inside a function when a checkpoint is taken.
+//! Elements keep their event time and their order. Those of a few records at a time go through all functions before the next barrier is
+//! looked at, so nothing is ever inside a function when a checkpoint is taken, and no barrier waits for a whole batch.
 //!
 //! ```text
 //! Then<Then<Identity, Map>, Processing>     elements, watermarks and ends pass from left to right
@@ -125,6 +125,11 @@ pub trait Stage<In>: Clone + Send + 'static {
     fn late(&self) -> u64 {
         0
     }
+
+    /// How many elements it works on at once.
+    fn width(&self) -> usize {
+        1
+    }
 }
 
 /// All functions of a job, in order. Made by [`Stream`](super::Stream).
@@ -171,6 +176,9 @@ pub trait Chain<In>: Clone + Send + 'static {
 
     /// How many elements came too late.
     fn late(&self) -> u64;
+
+    /// How many elements the widest works on at once: fewer put through together leave it idle.
+    fn width(&self) -> usize;
 }
 
 /// No function at all.
@@ -224,6 +232,10 @@ impl<T: Send + 'static> Chain<T> for Identity<T> {
     fn late(&self) -> u64 {
         0
     }
+
+    fn width(&self) -> usize {
+        1
+    }
 }
 
 /// A chain and one more function.
@@ -231,6 +243,14 @@ impl<T: Send + 'static> Chain<T> for Identity<T> {
 pub struct Then<C, S> {
     pub(super) before: C,
     pub(super) stage: S,
+}
+
+impl<In, S> Then<Identity<In>, S> {
+    /// One function alone.
+    #[must_use]
+    pub fn of(stage: S) -> Self {
+        Self { before: Identity::default(), stage }
+    }
 }
 
 impl<In, C, S> Chain<In> for Then<C, S>
@@ -279,6 +299,10 @@ where
 
     fn late(&self) -> u64 {
         self.before.late() + self.stage.late()
+    }
+
+    fn width(&self) -> usize {
+        self.before.width().max(self.stage.width())
     }
 }
 

@@ -216,7 +216,7 @@ impl<F: Clone, P> Clone for Processing<F, P> {
 }
 
 impl<F, P> Processing<F, P> {
-    pub(in crate::runtime) fn new(name: Arc<str>, scoping: Scoping, factory: F) -> Self {
+    pub(crate) fn new(name: Arc<str>, scoping: Scoping, factory: F) -> Self {
         Self { name, scoping, factory, instances: BTreeMap::new(), late: 0 }
     }
 

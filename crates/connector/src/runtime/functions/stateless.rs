@@ -128,4 +128,8 @@ where
         });
         stream::iter(started).buffered(self.concurrency.max(1)).try_collect().await
     }
+
+    fn width(&self) -> usize {
+        self.concurrency.max(1)
+    }
 }
