@@ -2,7 +2,7 @@
 //! what arrives when is decided by the walk. It follows `SourceReader` step by step, without a client.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use milena::protocol::records::RecordBatch;
 use milena::{Offset, TopicPartition};
@@ -36,6 +36,7 @@ pub(crate) struct Fetch {
     slot: u32,
     pub(crate) at: TopicPartition,
     pub(crate) offset: Offset,
+    pub(crate) stop: Option<Offset>,
 }
 
 pub(crate) struct Reader {
@@ -44,6 +45,8 @@ pub(crate) struct Reader {
     cursors: BTreeMap<u32, Cursor>,
     turns: VecDeque<u32>,
     next_slot: u32,
+    /// When data of a split was last at hand, or the split came.
+    last_data: BTreeMap<u32, Instant>,
     progress: Progress<u32>,
     commits: CommitQueue,
     alignment: Option<AlignmentMember>,
@@ -68,6 +71,7 @@ impl Reader {
             cursors: BTreeMap::new(),
             turns: VecDeque::new(),
             next_slot: 0,
+            last_data: BTreeMap::new(),
             commits: CommitQueue::default(),
             ending: Vec::new(),
             finished: BTreeMap::new(),
@@ -90,6 +94,7 @@ impl Reader {
             }
             let slot = self.next_slot;
             self.next_slot += 1;
+            self.last_data.insert(slot, now);
             self.progress.add(slot, split.max_timestamp, now);
             self.cursors.insert(slot, Cursor::new(split));
             self.turns.push_back(slot);
@@ -143,6 +148,18 @@ impl Reader {
             .map(|(slot, cursor)| (&cursor.split, self.progress.is_split_idle(*slot), cursor.paused))
     }
 
+    /// Whether a split counts as idle sooner than this after it last had data.
+    pub(crate) fn idles_early(&self, now: Instant, delay: Duration) -> bool {
+        let is_recent = |slot| self.last_data.get(slot).is_some_and(|at| now.duration_since(*at) < delay);
+        self.cursors.keys().any(|slot| self.progress.is_split_idle(*slot) && is_recent(slot))
+    }
+
+    /// Whether a split counts as idle while something of it waits to be handed out.
+    pub(crate) fn idles_over_data(&self) -> bool {
+        let idle = |slot| self.progress.is_split_idle(slot);
+        self.cursors.iter().any(|(slot, cursor)| cursor.has_buffered() && idle(*slot))
+    }
+
     pub(crate) fn watermark(&self) -> Option<i64> {
         self.progress.watermark()
     }
@@ -166,7 +183,8 @@ impl Reader {
         let which = which.checked_rem(count)?;
         let (slot, cursor) = self.cursors.iter_mut().filter(|(_, cursor)| ready(cursor)).nth(which)?;
         cursor.state = CursorState::InFlight;
-        Some(Fetch { slot: *slot, at: cursor.topic_partition().clone(), offset: cursor.fetch_offset() })
+        let (at, stop) = (cursor.topic_partition().clone(), cursor.split.stop);
+        Some(Fetch { slot: *slot, at, offset: cursor.fetch_offset(), stop })
     }
 
     /// The answer to a request; `None`: it failed.
@@ -189,10 +207,12 @@ impl Reader {
 
     /// Fetches again what was not handed out, as after an error. Returns whether there was any.
     pub(crate) fn rewind(&mut self, which: usize) -> bool {
-        let Some(which) = which.checked_rem(self.cursors.len()) else { return false };
-        let Some((slot, cursor)) = self.cursors.iter_mut().nth(which) else { return false };
+        let count = self.cursors.values().filter(|cursor| cursor.has_buffered()).count();
+        let Some(which) = which.checked_rem(count) else { return false };
+        let mut buffered = self.cursors.iter_mut().filter(|(_, cursor)| cursor.has_buffered());
+        let Some((slot, cursor)) = buffered.nth(which) else { return false };
         let is_queued = |queued: &Queued| matches!(queued, Queued::Elements { slot: of, .. } if of == slot);
-        if self.queue.iter().any(is_queued) || !cursor.has_buffered() {
+        if self.queue.iter().any(is_queued) {
             return false;
         }
         cursor.rewind();
@@ -264,6 +284,7 @@ impl Reader {
                 self.queue.push_back(Queued::Elements { slot, batch, advance });
             }
             Some(Piece::Batch(batch)) => {
+                self.last_data.insert(slot, now);
                 let settings = self.source.settings();
                 let decoded = pieces::decode(&batch, &cursor.split, settings, &mut *self.deserializer)?;
                 let Pieces { before, chunks, .. } = pieces::time(decoded, slot, &mut self.progress, now);

@@ -44,6 +44,8 @@ pub(super) struct Broker {
     clock: i64,
     /// Pairs under which a transaction was begun, with its start.
     begun: BTreeMap<(i64, i16), i64>,
+    /// Retention took what is before it from who looks for a transaction's end.
+    pub(super) retained_from: [usize; 2],
     /// What must never happen, if it did.
     pub(super) crime: Option<String>,
 }
@@ -202,6 +204,7 @@ impl Broker {
     pub(super) fn evidence(&self, pid: i64, epoch: i16, partition: usize, first: usize) -> Evidence {
         let log = &self.logs[partition];
         match log.get(first) {
+            _ if first < self.retained_from[partition] => return Evidence::Gone,
             Some(Entry::Data { pid: found, epoch: at, .. }) if (*found, *at) == (pid, epoch) => {}
             _ => return Evidence::Gone,
         }
@@ -214,6 +217,20 @@ impl Broker {
             Some(false) => Evidence::Abort,
             None => Evidence::Open,
         }
+    }
+
+    /// How a transaction ended in each partition that has its records, whoever can still see it.
+    pub(super) fn ends(&self, pid: i64, epoch: i16) -> BTreeSet<Option<bool>> {
+        let mut ends = BTreeSet::new();
+        for log in &self.logs {
+            let own = |entry: &Entry| matches!(entry, Entry::Data { pid: of, epoch: at, .. } if (*of, *at) == (pid, epoch));
+            let Some(first) = log.iter().position(own) else { continue };
+            ends.insert(log[first..].iter().find_map(|entry| match entry {
+                Entry::Marker { pid: of, commit } if *of == pid => Some(*commit),
+                _ => None,
+            }));
+        }
+        ends
     }
 
     /// The values that readers of committed records see when everything has ended.

@@ -63,6 +63,11 @@ pub(super) enum Met {
     APausedPartition,
     ARepeatedFetch,
     ARescaledRestore,
+    AStartAtTheEnd,
+    ALateReader,
+    AnotherRun,
+    Retention,
+    APieceOfABatch,
     AnEndBehindAGap,
     AnIdlePartition,
     AReadEndRestored,
@@ -72,7 +77,7 @@ pub(super) enum Met {
 }
 
 impl Met {
-    pub(super) const COUNT: usize = 15;
+    pub(super) const COUNT: usize = 20;
 }
 
 /// Random numbers that are the same for the same seed.
@@ -110,6 +115,8 @@ pub(super) struct Setting {
     /// The source ends where its logs ended at the start, and looks for partitions once. Else it is stopped, and another partition comes.
     pub(super) bounded: bool,
     pub(super) another_partition: bool,
+    /// What is there when the job first looks is not read.
+    pub(super) from_the_end: bool,
     pub(super) version: TransactionVersion,
     pub(super) naming: Naming,
     /// Whether the broker lists open transactions.
@@ -117,6 +124,8 @@ pub(super) struct Setting {
     pub(super) assigner: Assigner,
     /// How far event times lag the largest of their partition, in milliseconds.
     pub(super) out_of_order: i64,
+    /// Each record carries a watermark: batches are handed out in pieces.
+    pub(super) punctuated: bool,
     pub(super) idleness: Option<Duration>,
     pub(super) drift: Option<Duration>,
     pub(super) max_concurrent: usize,
@@ -131,6 +140,7 @@ impl Setting {
         Self {
             bounded,
             another_partition: !bounded && dice.one_in(2),
+            from_the_end: !bounded && dice.one_in(3),
             version: if dice.one_in(2) { TransactionVersion::V1 } else { TransactionVersion::V2 },
             naming: match dice.roll(4) {
                 0 => Naming::Incrementing,
@@ -144,6 +154,7 @@ impl Setting {
                 _ => Assigner::CoPartitioned,
             },
             out_of_order: if dice.one_in(2) { 0 } else { 320 },
+            punctuated: dice.one_in(3),
             idleness: idles.then_some(Duration::from_millis(40)),
             drift,
             max_concurrent: 1 + dice.index(3),

@@ -36,6 +36,14 @@ pub(super) struct Log {
     pub(super) records: Vec<(i64, u32, i64)>,
     /// How much of it has been written so far.
     pub(super) end: i64,
+    /// Where the job began to read it.
+    pub(super) start: i64,
+    /// Where the run at hand began: behind what runs before it read to their stops.
+    pub(super) base: i64,
+    /// Where that run stops.
+    pub(super) stop: Option<i64>,
+    /// The runs before it.
+    runs: Vec<(i64, i64)>,
 }
 
 /// All partitions that exist.
@@ -74,7 +82,7 @@ impl Input {
     /// Whether everything is written and every record is behind one of these positions.
     pub(super) fn is_read(&self, position: impl Fn(&TopicPartition) -> i64) -> bool {
         self.logs.iter().all(|(at, log)| {
-            log.end == log.full() && log.records.last().is_none_or(|&(offset, ..)| position(at) > offset)
+            log.end == log.full() && log.own().last().is_none_or(|&(offset, ..)| position(at) > offset)
         })
     }
 }
@@ -82,7 +90,15 @@ impl Input {
 impl Log {
     fn new(number: usize, dice: &mut Dice, setting: &Setting) -> Self {
         let count = if dice.one_in(12) { 0 } else { 2 + dice.roll(3) };
-        let mut log = Self { segments: Vec::new(), records: Vec::new(), end: 0 };
+        let mut log = Self {
+            segments: Vec::new(),
+            records: Vec::new(),
+            end: 0,
+            start: 0,
+            base: 0,
+            stop: None,
+            runs: Vec::new(),
+        };
         let mut at = 0;
         let mut left = count;
         while left > 0 {
@@ -92,8 +108,12 @@ impl Log {
             at = log.write(number, at, here, dice, setting);
         }
         let at = log.maybe_unseen(at, dice);
-        // With a stop, the ends are known when the job starts: everything is there.
-        log.end = if setting.bounded { at } else { 0 };
+        // What comes behind the stop is another run's.
+        let there = if dice.one_in(2) { log.segments.len() } else { dice.index(log.segments.len() + 1) };
+        log.end = log.segments.get(there).map_or(at, |segment| segment.first);
+        if !setting.bounded {
+            log.end = 0;
+        }
         log
     }
 
@@ -130,8 +150,9 @@ impl Log {
         self.segments.last().map_or(0, |segment| segment.next)
     }
 
-    pub(super) fn ends_in_a_gap(&self) -> bool {
-        self.segments.last().is_some_and(|segment| matches!(segment.part, Part::Gap))
+    pub(super) fn is_gap_before(&self, stop: Option<Offset>) -> bool {
+        let is_before = |segment: &&Segment| Some(Offset(segment.next)) == stop;
+        self.segments.iter().find(is_before).is_some_and(|segment| matches!(segment.part, Part::Gap))
     }
 
     /// The answer to a fetch, of at most so many batches.
@@ -152,8 +173,50 @@ impl Log {
         Answer { visible, next_offset: Offset(next), received: count > 0, end: Offset(self.end) }
     }
 
-    /// The largest event time before a position.
+    /// A job begins here, and stops there.
+    pub(super) fn begin(&mut self, start: i64, stop: Option<i64>) {
+        (self.start, self.base, self.stop) = (start, start, stop);
+        self.runs.clear();
+    }
+
+    /// A job that had read everything is given another stop. Where a function has not seen the end before it, there is none.
+    pub(super) fn begin_again(&mut self, position: i64, has_ended: bool, stop: i64) {
+        if position > self.base && has_ended {
+            self.runs.push((self.base, position));
+            self.base = position;
+        }
+        self.stop = Some(stop);
+    }
+
+    /// Offset, value and event time of what is the job's to read.
+    pub(super) fn own(&self) -> impl Iterator<Item = &(i64, u32, i64)> {
+        self.between(self.start, self.stop.unwrap_or(i64::MAX))
+    }
+
+    /// Of that, what the run at hand reads.
+    pub(super) fn of_this_run(&self) -> impl Iterator<Item = &(i64, u32, i64)> {
+        self.own().filter(|(offset, ..)| *offset >= self.base)
+    }
+
+    /// How many records each run has that came to its stop, where there was anything to read.
+    pub(super) fn totals(&self) -> impl Iterator<Item = usize> {
+        let this = self.stop.map(|stop| (self.base, stop));
+        let all = self.runs.iter().copied().chain(this).filter(|(from, to)| from < to);
+        all.map(|(from, to)| self.between(from, to).count())
+    }
+
+    fn between(&self, from: i64, to: i64) -> impl Iterator<Item = &(i64, u32, i64)> {
+        self.records.iter().filter(move |(offset, ..)| (from..to).contains(offset))
+    }
+
+    /// The largest event time read before a position.
     pub(super) fn largest_time(&self, position: i64) -> Option<i64> {
-        self.records.iter().filter(|&&(offset, ..)| offset < position).map(|&(.., time)| time).max()
+        self.own().filter(|&&(offset, ..)| offset < position).map(|&(.., time)| time).max()
+    }
+
+    /// Whether a position is between two records of one batch.
+    pub(super) fn is_within_a_batch(&self, position: i64) -> bool {
+        let is_within = |segment: &Segment| segment.first < position && position < segment.next;
+        self.segments.iter().any(|segment| is_within(segment) && matches!(segment.part, Part::Records(_)))
     }
 }

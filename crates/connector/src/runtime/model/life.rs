@@ -4,40 +4,35 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use milena::{Offset, TopicPartition};
+use milena::TopicPartition;
 
 use super::chance::{Defect, Met};
+use super::lookups::Lookup;
 use super::sink::Commit;
 use super::subtask::{Subtask, spec};
 use super::walk::{Stop, Walk, wrong};
+use crate::Error;
 use crate::checkpoint::coordinator::{Action, Coordinator};
 use crate::checkpoint::state::Decoder;
 use crate::checkpoint::{CheckpointId, CheckpointState};
-use crate::progress::{AlignmentGroup, Position};
+use crate::progress::AlignmentGroup;
 use crate::runtime::cut::{Cut, Head};
 use crate::runtime::functions::Stage as _;
 use crate::runtime::report::job_watermark;
 use crate::runtime::states::States;
 use crate::runtime::subtask::{Command, Event, Snapshot};
 use crate::sink::Delivery;
+use crate::sink::committable::TransactionIdentity;
 use crate::sink::naming::NamePool;
 use crate::sink::pending::PendingCommits;
-use crate::source::{
-    Command as SourceCommand, Discovered, DiscoveredPartition, Enumerator, EnumeratorState, ReaderEvent,
-    ResolveRequest, Resolved, StartRule,
-};
-use crate::{Error, ErrorKind};
+use crate::source::model::Fetch;
+use crate::source::{Command as SourceCommand, Enumerator, EnumeratorState, ReaderEvent};
 
 pub(super) const JOB: &str = "walk";
 pub(super) const PREFIX: &str = "job";
 /// Checkpoints of a life, besides its last.
 const CHECKPOINTS: u64 = 3;
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(30);
-
-pub(super) enum Lookup {
-    Discover,
-    Resolve(Vec<ResolveRequest>),
-}
 
 /// A checkpoint on its way to the disk.
 pub(super) struct Writing {
@@ -62,6 +57,13 @@ pub(super) struct Life {
     pub(super) writing: Option<Writing>,
     pub(super) finished: BTreeSet<u32>,
     pub(super) told_never_read: bool,
+    /// Partitions of a job that was at its end: each is to be given another stop.
+    pub(super) wanted_stops: BTreeSet<TopicPartition>,
+    pub(super) was_at_its_end: bool,
+    /// Subtasks whose readers are not there yet.
+    unregistered: Vec<u32>,
+    /// Transactions whose outcome was learnt.
+    pub(super) settled: BTreeSet<TransactionIdentity>,
     /// The watermark of the newest checkpoint.
     pub(super) watermark: Option<i64>,
     pub(super) asked: u64,
@@ -82,6 +84,13 @@ impl Walk {
             self.met.insert(Met::ARescaledRestore);
         }
         self.recover(parallelism, restored.as_ref())?;
+        if self.durable.is_none() {
+            // Nothing is known of where an earlier life began.
+            self.input.logs.values_mut().for_each(|log| log.begin(0, None));
+        }
+        let read = self.durable.as_ref().filter(|durable| durable.at_its_end);
+        let wanted_stops: BTreeSet<_> =
+            read.iter().flat_map(|durable| durable.positions.keys().cloned()).collect();
         let source = self.source();
         let names = NamePool::new(self.grammar(parallelism), self.next_id);
         let schedule = Coordinator::new(parallelism, None, CHECKPOINT_TIMEOUT, self.next_id, self.now)
@@ -114,6 +123,10 @@ impl Walk {
             writing: None,
             finished: BTreeSet::new(),
             told_never_read: false,
+            was_at_its_end: !wanted_stops.is_empty(),
+            wanted_stops,
+            unregistered: Vec::new(),
+            settled: BTreeSet::new(),
             watermark,
             asked: 0,
             last: None,
@@ -122,8 +135,10 @@ impl Walk {
             told_no_more: BTreeSet::new(),
             handed_out: self.durable.as_ref().map(|durable| durable.positions.clone()).unwrap_or_default(),
         };
-        for subtask in 0..parallelism {
-            life.enumerator.register_reader(subtask);
+        if self.dice.one_in(3) {
+            life.unregistered = (0..parallelism).collect();
+        } else {
+            (0..parallelism).for_each(|subtask| life.enumerator.register_reader(subtask));
         }
         self.note(|| format!("a life of {parallelism} subtasks"));
         Ok(life)
@@ -138,10 +153,10 @@ impl Walk {
                     let at = self.dice.index(life.subtasks.len());
                     self.subtask(life, at)?;
                 }
-                5 | 6 => self.fetch(life),
+                5 | 6 => self.fetch(life)?,
                 7 => self.tick(life)?,
                 8 | 9 => self.coordinate(life)?,
-                10 => self.look_up(life),
+                10 => self.look_up(life)?,
                 11 => self.write(life)?,
                 12 | 13 => self.go_on_with_commits(life)?,
                 14 => self.commit_offsets(life)?,
@@ -175,7 +190,9 @@ impl Walk {
                     life.schedule.request_now(self.now);
                 }
                 let position = |at: &TopicPartition| life.handed_out.get(at).copied().unwrap_or(0);
-                if !self.setting.bounded && !self.to_come && self.input.is_read(position) {
+                let is_open = !self.setting.bounded && !self.to_come && life.enumerator.is_resolved();
+                let is_open = is_open && life.unregistered.is_empty();
+                if is_open && self.input.is_read(position) {
                     life.schedule.request_last();
                 }
             }
@@ -185,14 +202,19 @@ impl Walk {
     /// The coordinator takes what it was told, and does what is due.
     fn coordinate(&mut self, life: &mut Life) -> Result<(), Stop> {
         if let Some((subtask, event)) = life.events.pop_front() {
-            self.on_event(life, subtask, event);
+            self.on_event(life, subtask, event)?;
+        }
+        if !life.unregistered.is_empty() && self.dice.one_in(3) {
+            let at = self.dice.index(life.unregistered.len());
+            let subtask = life.unregistered.swap_remove(at);
+            life.enumerator.register_reader(subtask);
         }
         life.enumerator.tick(self.now);
         self.carry_out(life)?;
         self.advance_checkpoints(life)
     }
 
-    fn on_event(&mut self, life: &mut Life, subtask: u32, event: Event) {
+    fn on_event(&mut self, life: &mut Life, subtask: u32, event: Event) -> Result<(), Stop> {
         match event {
             Event::Snapshot { checkpoint, mut snapshot, .. } => {
                 let committable = snapshot.committable.take();
@@ -209,6 +231,9 @@ impl Walk {
             Event::SplitFinished(split) => {
                 life.read_by.remove(&split.topic_partition);
                 life.enumerator.handle_finished(&split);
+                if !life.enumerator.finished().any(|at| *at == split.topic_partition) {
+                    return wrong(format!("{split:?} is at its end, and the enumerator does not know"));
+                }
             }
             Event::Finished { subtask } => {
                 life.finished.insert(subtask);
@@ -217,6 +242,7 @@ impl Walk {
                 }
             }
         }
+        Ok(())
     }
 
     fn carry_out(&mut self, life: &mut Life) -> Result<(), Stop> {
@@ -283,6 +309,9 @@ impl Walk {
                         held: life.states.held(),
                         savepoints: Vec::new(),
                     };
+                    if !life.unregistered.is_empty() && !cut.held.is_empty() {
+                        self.met.insert(Met::ALateReader);
+                    }
                     life.cuts.insert(id, cut);
                     if life.cuts.len() > 1 {
                         self.met.insert(Met::CheckpointsInFlight);
@@ -370,47 +399,6 @@ impl Walk {
         Ok(())
     }
 
-    /// What was looked up comes back: all, in part, or not.
-    fn look_up(&mut self, life: &mut Life) {
-        if life.lookups.is_empty() {
-            return;
-        }
-        let at = self.dice.index(life.lookups.len());
-        let lookup = life.lookups.swap_remove(at);
-        let failed = self.mishap(6);
-        // A partition that a bounded source does not find at its start is not part of its input.
-        let left_out = match lookup {
-            Lookup::Discover => !self.setting.bounded && self.mishap(6),
-            Lookup::Resolve(_) => self.mishap(6),
-        };
-        let error = || Error::new(ErrorKind::Timeout, "the answer was lost");
-        let ends: Vec<_> = self.input.logs.iter().map(|(at, log)| (at.clone(), log.end)).collect();
-        let left_out = left_out.then(|| ends[self.dice.index(ends.len())].0.clone());
-        self.note(|| format!("looked up: failed {failed}, without {left_out:?}"));
-        match lookup {
-            Lookup::Discover => {
-                let partitions = ends.into_iter().filter(|(at, _)| Some(at) != left_out.as_ref());
-                let partitions =
-                    partitions.map(|(at, _)| DiscoveredPartition { topic_partition: at, topic_id: None });
-                let found = Discovered { partitions: partitions.collect(), missing: Vec::new() };
-                life.enumerator.handle_discovered(self.now, if failed { Err(error()) } else { Ok(found) });
-            }
-            Lookup::Resolve(requests) => {
-                let bounded = self.setting.bounded;
-                let resolved = requests.into_iter().filter(|request| {
-                    Some(&request.topic_partition) != left_out.as_ref() || request.start == StartRule::Kept
-                });
-                let resolved = resolved.map(|ResolveRequest { topic_partition, .. }| {
-                    let end = ends.iter().find(|(at, _)| *at == topic_partition).map_or(0, |(_, end)| *end);
-                    let start = Position { offset: Offset(0), leader_epoch: None };
-                    Resolved { topic_partition, start, stop: bounded.then_some(Offset(end)) }
-                });
-                let resolved = if failed { Err(error()) } else { Ok(resolved.collect()) };
-                life.enumerator.handle_offsets_resolved(self.now, resolved);
-            }
-        }
-    }
-
     /// A subtask takes a message, or reads on.
     fn subtask(&mut self, life: &mut Life, at: usize) -> Result<(), Stop> {
         match life.subtasks[at].inbox.pop_front() {
@@ -453,7 +441,7 @@ impl Walk {
             }
             Some(ReaderEvent::SplitFinished(split)) => {
                 self.note(|| format!("{at}: at its end: {split:?}"));
-                if self.input.logs[&split.topic_partition].ends_in_a_gap() {
+                if self.input.logs[&split.topic_partition].is_gap_before(split.stop) {
                     self.met.insert(Met::AnEndBehindAGap);
                 }
                 self.end(life, at, &split.topic_partition)?;
@@ -508,17 +496,25 @@ impl Walk {
     }
 
     /// A request leaves, or an answer comes: to the request or to one that has been given up since.
-    fn fetch(&mut self, life: &mut Life) {
+    fn fetch(&mut self, life: &mut Life) -> Result<(), Stop> {
         let at = self.dice.index(life.subtasks.len());
         let (which, most) = (self.dice.index(8), 1 + self.dice.index(2));
         let lost = self.mishap(8);
         let subtask = &mut life.subtasks[at];
         if !subtask.reading {
-            return;
+            return Ok(());
         }
         if subtask.fetches.is_empty() || self.dice.one_in(3) {
             subtask.fetches.extend(subtask.reader.start_fetch(which, self.now));
-            return;
+            if let Some(Fetch { at, offset, stop: Some(stop), .. }) = subtask.fetches.last()
+                && offset >= stop
+            {
+                return wrong(format!("{at} is fetched at {offset}, and stops at {stop}"));
+            }
+            if self.mishap(10) && life.subtasks[at].reader.rewind(which) {
+                self.met.insert(Met::ARepeatedFetch);
+            }
+            return Ok(());
         }
         let fetch = subtask.fetches.swap_remove(which % subtask.fetches.len());
         let answer = self.input.logs.get(&fetch.at).map(|log| log.fetch(fetch.offset.0, most));
@@ -526,6 +522,7 @@ impl Walk {
         if self.mishap(12) && subtask.reader.rewind(which) {
             self.met.insert(Met::ARepeatedFetch);
         }
+        Ok(())
     }
 
     fn tick(&mut self, life: &mut Life) -> Result<(), Stop> {
@@ -544,6 +541,14 @@ impl Walk {
         for (_, idle, paused) in subtask.reader.splits() {
             self.met.extend(idle.then_some(Met::AnIdlePartition));
             self.met.extend(paused.then_some(Met::APausedPartition));
+        }
+        if subtask.reader.idles_over_data() {
+            return wrong(format!("a partition of {at} is idle, and its data waits"));
+        }
+        if let Some(delay) = self.setting.idleness
+            && subtask.reader.idles_early(self.now, delay)
+        {
+            return wrong(format!("a partition of {at} is idle before its time"));
         }
         if rested { self.check_tick(&life.subtasks[at]) } else { Ok(()) }
     }

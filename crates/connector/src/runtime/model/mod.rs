@@ -32,6 +32,7 @@ mod chance;
 mod check;
 mod input;
 mod life;
+mod lookups;
 mod sink;
 mod subtask;
 mod walk;

@@ -237,6 +237,12 @@ impl Walk {
     /// A commit that is due begins, or one goes on.
     pub(super) fn go_on_with_commits(&mut self, life: &mut Life) -> Result<(), Stop> {
         while let Some(committable) = life.pending.take_due() {
+            if life.settled.contains(&committable.identity()) {
+                return wrong(format!(
+                    "{} is committed again, though it was known how it ended",
+                    committable.identity()
+                ));
+            }
             let commit = self.commit(committable);
             life.commits.push(commit);
         }
@@ -247,6 +253,7 @@ impl Walk {
         if self.go_on(&mut life.commits[at])? {
             let commit = life.commits.remove(at);
             life.pending.settle(&commit.committable.identity());
+            life.settled.insert(commit.committable.identity());
             let id = &commit.committable.transaction.transactional_id;
             if let Some(name) = life.names.grammar().parse(id) {
                 life.names.release(name);
@@ -299,6 +306,7 @@ impl Walk {
             }
             Step::Done(outcome) => {
                 self.note(|| format!("{id} {epoch}: {outcome:?}"));
+                self.check_outcome(&commit.committable, &outcome)?;
                 return match LossPolicy::default().judge(&outcome) {
                     Judgement::Committed => Ok(true),
                     _ if matches!(outcome, Outcome::Unanswered { .. }) => Err(Stop::Crash),
@@ -361,7 +369,10 @@ impl Walk {
                 let subtask = &mut life.subtasks[at];
                 let request =
                     subtask.committing.take().or_else(|| subtask.reader.commits().poll_commit(self.now));
-                if let Some(request) = request {
+                let Some(request) = request else { continue };
+                if self.mishap(3) {
+                    life.subtasks[at].reader.commits().handle_failed(self.now);
+                } else {
                     self.take_offsets(&request)?;
                     life.subtasks[at].reader.on_committed();
                 }

@@ -94,7 +94,7 @@ pub(super) fn counted(state: &FunctionState) -> StateResult<Counted> {
     let (count, fired) = (from.take_u32()?, from.take_u32()?);
     from.finish()?;
     // Each record set one timer: it is there, or it has fired.
-    debug_assert!(timers + fired as usize >= count as usize, "a timer is lost");
+    assert!(timers + fired as usize >= count as usize, "a timer is lost");
     Ok(Counted { watermark, count })
 }
 

@@ -13,7 +13,7 @@ use super::life::Life;
 use crate::progress::{AlignmentGroup, WatermarkStrategy};
 use crate::schema::from_fn;
 use crate::source::policy::{Discovery, DiscoveryRetry};
-use crate::source::{KafkaSource, StopAt};
+use crate::source::{KafkaSource, StartFrom, StopAt};
 
 pub(super) const FOREIGN: &str = "job-1-0-0";
 /// Somebody else's value in the output.
@@ -65,6 +65,10 @@ pub(super) struct Walk {
     pub(super) crashes: u32,
     crashes_left: u32,
     timeouts_left: u32,
+    retentions_left: u32,
+    /// Runs that follow when a source with a stop has come to it.
+    runs_left: u32,
+    lives: u32,
     /// Lookups, fetches and commits of offsets that may fail.
     mishaps_left: u32,
     pub(super) expiries_left: u32,
@@ -75,6 +79,7 @@ pub(super) struct Walk {
     pub(super) met: BTreeSet<Met>,
     pub(super) foreign: (i64, i16),
     pub(super) had_timeout: bool,
+    pub(super) had_retention: bool,
 }
 
 impl Walk {
@@ -89,7 +94,6 @@ impl Walk {
         Self {
             defect,
             to_come: setting.another_partition,
-            setting,
             input,
             broker,
             group: BTreeMap::new(),
@@ -99,7 +103,10 @@ impl Walk {
             crashes: 0,
             crashes_left: u32::try_from(crashes_left).unwrap(),
             timeouts_left: u32::from(timeouts),
-            mishaps_left: 4,
+            retentions_left: u32::from(dice.one_in(12)),
+            runs_left: u32::from(setting.bounded && dice.one_in(4)),
+            lives: 0,
+            mishaps_left: 8,
             expiries_left: u32::from(dice.one_in(4)),
             now: Instant::now(),
             steps: 0,
@@ -108,6 +115,8 @@ impl Walk {
             met: BTreeSet::new(),
             foreign,
             had_timeout: false,
+            had_retention: false,
+            setting,
             dice,
         }
     }
@@ -138,8 +147,8 @@ impl Walk {
 
     pub(super) fn run(&mut self) -> Result<Ended, String> {
         loop {
-            let parallelism =
-                if self.crashes == 0 { 2 } else { 1 + u32::try_from(self.dice.roll(3)).unwrap() };
+            let parallelism = if self.lives == 0 { 2 } else { 1 + u32::try_from(self.dice.roll(3)).unwrap() };
+            self.lives += 1;
             let ended = match self.start(parallelism) {
                 Ok(mut life) => {
                     let ended = self.live(&mut life);
@@ -152,7 +161,16 @@ impl Walk {
                 return Err(crime.clone());
             }
             match ended {
-                Ok(()) => return self.judge().map(|()| Ended::Whole { crashes: self.crashes }),
+                Ok(()) => {
+                    self.judge()?;
+                    if self.runs_left == 0 {
+                        return Ok(Ended::Whole { crashes: self.crashes });
+                    }
+                    self.runs_left -= 1;
+                    self.met.insert(Met::AnotherRun);
+                    self.input.grow(&mut self.dice);
+                    self.note(|| String::from("the job is started again"));
+                }
                 Err(Stop::Wrong(why)) => return Err(why),
                 Err(Stop::Loss) => return self.judge_loss(),
                 Err(Stop::Crash) => {
@@ -198,7 +216,14 @@ impl Walk {
                 self.broker.time_out(&id);
             }
         }
-        if !self.setting.bounded && self.dice.one_in(6) {
+        if self.retentions_left > 0 && self.dice.one_in(200) {
+            self.retentions_left -= 1;
+            self.had_retention = true;
+            let partition = self.dice.index(2);
+            self.broker.retained_from[partition] = self.broker.logs[partition].len();
+            self.met.insert(Met::Retention);
+        }
+        if self.dice.one_in(if self.setting.bounded { 20 } else { 6 }) {
             self.input.grow(&mut self.dice);
         }
         if self.to_come && self.dice.one_in(60) {
@@ -217,8 +242,12 @@ impl Walk {
     pub(super) fn source(&self) -> KafkaSource<u32> {
         let setting = &self.setting;
         let lag = Duration::from_millis(u64::try_from(setting.out_of_order).unwrap());
-        let mut watermarks =
-            WatermarkStrategy::bounded_out_of_orderness(lag).with_caught_up_idleness(setting.idleness);
+        let bound = setting.out_of_order;
+        let watermarks = match setting.punctuated {
+            true => WatermarkStrategy::punctuated(move |_: &u32, time| Some(time - bound - 1)),
+            false => WatermarkStrategy::bounded_out_of_orderness(lag),
+        };
+        let mut watermarks = watermarks.with_caught_up_idleness(setting.idleness);
         if let Some(quiet) = setting.idleness {
             watermarks = watermarks.with_idleness(quiet * 3);
         }
@@ -226,6 +255,7 @@ impl Walk {
             .client(ClientConfig::new(["nowhere:1"]))
             .topics([TOPIC])
             .group_id("group")
+            .start(if setting.from_the_end { StartFrom::Latest } else { StartFrom::Earliest })
             .assigner(setting.assigner.clone())
             .discovery(Discovery::Every(Duration::from_millis(50)))
             .discovery_retry(DiscoveryRetry {
