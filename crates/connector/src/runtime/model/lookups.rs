@@ -25,9 +25,12 @@ impl Walk {
         let failed = self.mishap(6);
         // A partition that a bounded source does not find at its start is not part of its input.
         let left_out = match lookup {
-            Lookup::Discover => !self.setting.bounded && self.mishap(6),
+            Lookup::Discover => !self.setting.bounded && self.absences_left > 0 && self.mishap(6),
             Lookup::Resolve(_) => self.mishap(6),
         };
+        if left_out && matches!(lookup, Lookup::Discover) {
+            self.absences_left -= 1;
+        }
         let error = || Error::new(ErrorKind::Timeout, "the answer was lost");
         let ends: Vec<_> = self.input.logs.iter().map(|(at, log)| (at.clone(), log.end)).collect();
         let left_out = left_out.then(|| ends[self.dice.index(ends.len())].0.clone());

@@ -71,6 +71,8 @@ pub(super) struct Walk {
     lives: u32,
     /// Lookups, fetches and commits of offsets that may fail.
     mishaps_left: u32,
+    /// Discoveries that may leave a partition out: one more in a row, and it counts as gone.
+    pub(super) absences_left: u32,
     pub(super) expiries_left: u32,
     pub(super) now: Instant,
     steps: u64,
@@ -107,6 +109,7 @@ impl Walk {
             runs_left: u32::from(setting.bounded && dice.one_in(4)),
             lives: 0,
             mishaps_left: 8,
+            absences_left: 2,
             expiries_left: u32::from(dice.one_in(4)),
             now: Instant::now(),
             steps: 0,
