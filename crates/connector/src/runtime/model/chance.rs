@@ -137,6 +137,9 @@ impl Setting {
         let drift = dice.one_in(3).then_some(Duration::from_millis(200));
         // Where a partition may be at rest for ever, others would wait for it for ever.
         let idles = dice.one_in(4) || (drift.is_some() && !bounded);
+        let lists = !dice.one_in(3);
+        // Where nothing is listed, leftovers beyond the pool are only found by who comes back with as many subtasks.
+        let pool_size = if lists { 2 } else { 5 };
         Self {
             bounded,
             another_partition: !bounded && dice.one_in(2),
@@ -144,10 +147,10 @@ impl Setting {
             version: if dice.one_in(2) { TransactionVersion::V1 } else { TransactionVersion::V2 },
             naming: match dice.roll(4) {
                 0 => Naming::Incrementing,
-                1 => Naming::Classic(ClassicNames { pool_size: 2, safe_scale_down_factor: 3 }),
+                1 => Naming::Classic(ClassicNames { pool_size, safe_scale_down_factor: 3 }),
                 _ => Naming::Pooling,
             },
-            lists: !dice.one_in(3),
+            lists,
             assigner: match dice.roll(3) {
                 0 => Assigner::FlinkHash,
                 1 => Assigner::Balanced,
