@@ -50,7 +50,6 @@ const REAL: [(&str, &str, &[&str]); 4] = [
             "recovery",
             "savepoints",
             "sink_features",
-            "sink_model",
             "sink_scenarios",
             "sink_writers",
             "source",
@@ -184,8 +183,25 @@ pub(crate) fn tls() -> Result<()> {
     Ok(())
 }
 
-/// Runs the producer's simulation for seeds from 0 on, or for one.
-pub(crate) fn sim(seeds: u64, seed: Option<u64>) -> Result<()> {
+/// Walks the connector's model of a whole job from a seed on.
+pub(crate) fn model(from: u64, walks: u64) -> Result<()> {
+    let mut command = cargo();
+    command.args([
+        "test",
+        "--release",
+        "--package",
+        "milena-connector",
+        "--lib",
+        "--",
+        "--nocapture",
+        "runtime::model::no_walk",
+    ]);
+    command.env("MILENA_MODEL_SEED", from.to_string()).env("MILENA_MODEL_WALKS", walks.to_string());
+    run(&mut command)
+}
+
+/// Runs the producer's simulation for so many seeds from one on, or for one alone.
+pub(crate) fn sim(from: u64, seeds: u64, seed: Option<u64>) -> Result<()> {
     let mut command = cargo();
     command.args([
         "test",
@@ -199,7 +215,7 @@ pub(crate) fn sim(seeds: u64, seed: Option<u64>) -> Result<()> {
     ]);
     match seed {
         Some(seed) => command.env("MILENA_SIM_SEED", seed.to_string()),
-        None => command.env("MILENA_SIM_SEEDS", seeds.to_string()),
+        None => command.env("MILENA_SIM_FROM", from.to_string()).env("MILENA_SIM_SEEDS", seeds.to_string()),
     };
     run(&mut command)
 }

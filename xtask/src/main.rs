@@ -60,6 +60,8 @@ enum Chore {
     DemoLong(DemoArgs),
     /// The simulation of the producer in a world that breaks, for many seeds or for one.
     Sim(SimArgs),
+    /// The model of a whole exactly-once job, walked at random.
+    Model(ModelArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -175,12 +177,25 @@ enum BenchChore {
 
 #[derive(Debug, Args)]
 struct SimArgs {
-    /// How many seeds, from 0 on.
+    /// How many seeds.
     #[arg(long, default_value_t = 10_000)]
     seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
     /// This seed only.
     #[arg(long)]
     seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+struct ModelArgs {
+    /// How many walks; 1 tells its story.
+    #[arg(long, default_value_t = 1_000_000)]
+    walks: u64,
+    /// The seed of the first of them.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
 }
 
 #[derive(Debug, Args)]
@@ -258,7 +273,8 @@ fn run(chore: Chore) -> anyhow::Result<()> {
             chores::bench(smoke, &arguments)?;
             if smoke { bench::smoke() } else { Ok(()) }
         }
-        Chore::Sim(SimArgs { seeds, seed }) => chores::sim(seeds, seed),
+        Chore::Sim(SimArgs { seeds, from, seed }) => chores::sim(from, seeds, seed),
+        Chore::Model(ModelArgs { walks, from }) => chores::model(from, walks),
         Chore::DemoLong(DemoArgs { records, partitions, crashes, kafka }) => {
             chores::demo_long(records, partitions, crashes, &kafka)
         }

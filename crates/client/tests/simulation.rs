@@ -24,7 +24,8 @@ const INIT_PRODUCER_ID: i16 = 22;
 const TOPIC: &str = "t";
 const PARTITIONS: i32 = 3;
 
-/// How many seeds are run with every test run; `MILENA_SIM_SEEDS` asks for another number, `MILENA_SIM_SEED` for one seed.
+/// How many seeds are run with every test run; `MILENA_SIM_SEEDS` asks for another number, `MILENA_SIM_FROM` where they begin, and
+/// `MILENA_SIM_SEED` for one seed.
 const SEEDS: u64 = 200;
 
 fn asked(name: &str) -> Option<u64> {
@@ -42,7 +43,10 @@ fn tells_all() -> bool {
 fn whatever_breaks_each_acknowledged_record_is_there_once_and_in_order() {
     let seeds: Vec<u64> = match asked("MILENA_SIM_SEED") {
         Some(seed) => vec![seed],
-        None => (0..asked("MILENA_SIM_SEEDS").unwrap_or(SEEDS)).collect(),
+        None => {
+            let from = asked("MILENA_SIM_FROM").unwrap_or(0);
+            (from..from + asked("MILENA_SIM_SEEDS").unwrap_or(SEEDS)).collect()
+        }
     };
     let (sent, acked, retries) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let failures = AtomicU64::new(0);

@@ -25,6 +25,8 @@ mod driver;
 mod functions;
 mod hosting;
 mod job;
+#[cfg(test)]
+mod model;
 mod pending;
 mod persist;
 mod recovery;

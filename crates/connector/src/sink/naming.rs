@@ -74,7 +74,9 @@ pub enum Naming {
 /// are taken the same range behind `pool_size * p`, and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClassicNames {
-    /// Names per subtask in the first range. Default 5. Flink: `kafkaProducersPoolSize`.
+    /// Names per subtask in the first range. Default 5. Flink: `kafkaProducersPoolSize`. Where transactions can't be listed, it should be above
+    /// the number of transactions that a subtask has unfinished at once: leftovers beyond it, of a run that had no checkpoint yet, are only
+    /// found by one with as many subtasks, and else end with their timeout.
     pub pool_size: u32,
     /// Where transactions can't be listed, leftovers are looked for in so many ranges: after a crash before the first checkpoint a job may
     /// come back with as many times fewer subtasks. Default 5. Flink: `SAFE_SCALE_DOWN_FACTOR`.

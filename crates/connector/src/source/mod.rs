@@ -20,6 +20,8 @@ pub mod subscription;
 
 mod cursor;
 mod fetching;
+#[cfg(test)]
+pub(crate) mod model;
 mod pieces;
 mod properties;
 

@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::sink::outcome::{Description, EndAnswer, Evidence};
 use milena::protocol::error_code::ErrorCode;
 use milena::{ProducerEpoch, ProducerId, TransactionState, TransactionVersion};
-use milena_connector::sink::outcome::{Description, EndAnswer, Evidence};
 
 /// An entry of a log.
 #[derive(Clone, Debug)]
-pub(crate) enum Entry {
+pub(super) enum Entry {
     Data { pid: i64, epoch: i16, value: u32 },
     Marker { pid: i64, commit: bool },
 }
@@ -33,23 +33,25 @@ struct Marker {
 
 /// The coordinator is busy with the id: ask again.
 #[derive(Debug)]
-pub(crate) struct Busy;
+pub(super) struct Busy;
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Broker {
+pub(super) struct Broker {
     ids: BTreeMap<String, Id>,
-    pub(crate) logs: [Vec<Entry>; 2],
+    pub(super) logs: [Vec<Entry>; 2],
     markers: Vec<Marker>,
     next_pid: i64,
     clock: i64,
     /// Pairs under which a transaction was begun, with its start.
     begun: BTreeMap<(i64, i16), i64>,
+    /// Retention took what is before it from who looks for a transaction's end.
+    pub(super) retained_from: [usize; 2],
     /// What must never happen, if it did.
-    pub(crate) crime: Option<String>,
+    pub(super) crime: Option<String>,
 }
 
 impl Broker {
-    pub(crate) fn init(&mut self, id: &str) -> Result<(i64, i16), Busy> {
+    pub(super) fn init(&mut self, id: &str) -> Result<(i64, i16), Busy> {
         use TransactionState as S;
         let Some(entry) = self.ids.get_mut(id) else {
             let pid = self.next_pid;
@@ -90,14 +92,14 @@ impl Broker {
         self.settle(id);
     }
 
-    pub(crate) fn time_out(&mut self, id: &str) {
+    pub(super) fn time_out(&mut self, id: &str) {
         if self.ids.get(id).is_some_and(|entry| entry.state == TransactionState::Ongoing) {
             self.abort(id);
         }
     }
 
     /// Appends one record. `None`: fenced.
-    pub(crate) fn produce(
+    pub(super) fn produce(
         &mut self,
         id: &str,
         pid: i64,
@@ -129,7 +131,7 @@ impl Broker {
         Some(self.logs[partition].len() - 1)
     }
 
-    pub(crate) fn end(&mut self, id: &str, pid: i64, epoch: i16, version: TransactionVersion) -> EndAnswer {
+    pub(super) fn end(&mut self, id: &str, pid: i64, epoch: i16, version: TransactionVersion) -> EndAnswer {
         use TransactionState as S;
         let refused = EndAnswer::Refused;
         let Some(entry) = self.ids.get_mut(id) else {
@@ -157,7 +159,7 @@ impl Broker {
     }
 
     /// Writes a marker that is on its way; false if there is none.
-    pub(crate) fn deliver(&mut self, which: usize) -> bool {
+    pub(super) fn deliver(&mut self, which: usize) -> bool {
         if self.markers.is_empty() {
             return false;
         }
@@ -181,7 +183,7 @@ impl Broker {
         }
     }
 
-    pub(crate) fn describe(&self, id: &str) -> Description {
+    pub(super) fn describe(&self, id: &str) -> Description {
         match self.ids.get(id) {
             None => Description::NotFound,
             Some(entry) => Description::Found {
@@ -193,15 +195,16 @@ impl Broker {
         }
     }
 
-    pub(crate) fn open(&self) -> Vec<(String, i64)> {
+    pub(super) fn open(&self) -> Vec<(String, i64)> {
         let open = self.ids.iter().filter(|(_, entry)| entry.state == TransactionState::Ongoing);
         open.map(|(id, entry)| (id.clone(), entry.pid)).collect()
     }
 
     /// What a reader finds at a transaction's first offset.
-    pub(crate) fn evidence(&self, pid: i64, epoch: i16, partition: usize, first: usize) -> Evidence {
+    pub(super) fn evidence(&self, pid: i64, epoch: i16, partition: usize, first: usize) -> Evidence {
         let log = &self.logs[partition];
         match log.get(first) {
+            _ if first < self.retained_from[partition] => return Evidence::Gone,
             Some(Entry::Data { pid: found, epoch: at, .. }) if (*found, *at) == (pid, epoch) => {}
             _ => return Evidence::Gone,
         }
@@ -216,8 +219,22 @@ impl Broker {
         }
     }
 
+    /// How a transaction ended in each partition that has its records, whoever can still see it.
+    pub(super) fn ends(&self, pid: i64, epoch: i16) -> BTreeSet<Option<bool>> {
+        let mut ends = BTreeSet::new();
+        for log in &self.logs {
+            let own = |entry: &Entry| matches!(entry, Entry::Data { pid: of, epoch: at, .. } if (*of, *at) == (pid, epoch));
+            let Some(first) = log.iter().position(own) else { continue };
+            ends.insert(log[first..].iter().find_map(|entry| match entry {
+                Entry::Marker { pid: of, commit } if *of == pid => Some(*commit),
+                _ => None,
+            }));
+        }
+        ends
+    }
+
     /// The values that readers of committed records see when everything has ended.
-    pub(crate) fn committed(&self) -> Vec<u32> {
+    pub(super) fn committed(&self) -> Vec<u32> {
         let mut seen = Vec::new();
         for log in &self.logs {
             for (at, entry) in log.iter().enumerate() {

@@ -1,0 +1,361 @@
+//! A reader for the model of the job ([`crate::runtime`]'s `model`): cursors, pieces, event time and offset commits are the reader's own;
+//! what arrives when is decided by the walk. It follows `SourceReader` step by step, without a client.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use milena::protocol::records::RecordBatch;
+use milena::{Offset, TopicPartition};
+
+use super::builder::KafkaSource;
+use super::cursor::{Advance, Answered, Cursor, CursorState, Piece};
+use super::pieces::{self, Pieces};
+use super::reader::{Batch, ReaderEvent};
+use super::split::Split;
+use crate::progress::{AlignmentMember, CommitQueue, Position, Progress, ProgressEvent};
+use crate::schema::Deserializer;
+use crate::{Error, ErrorKind, Result};
+
+/// What a broker answers to a fetch of one partition.
+pub(crate) struct Answer {
+    /// Those that readers of committed records see.
+    pub(crate) visible: VecDeque<RecordBatch>,
+    pub(crate) next_offset: Offset,
+    pub(crate) received: bool,
+    pub(crate) end: Offset,
+}
+
+enum Queued {
+    Event(ReaderEvent<u32>),
+    Elements { slot: u32, batch: Batch<u32>, advance: Advance },
+}
+
+/// A request under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Fetch {
+    slot: u32,
+    pub(crate) at: TopicPartition,
+    pub(crate) offset: Offset,
+    pub(crate) stop: Option<Offset>,
+}
+
+pub(crate) struct Reader {
+    source: KafkaSource<u32>,
+    deserializer: Box<dyn Deserializer<u32>>,
+    cursors: BTreeMap<u32, Cursor>,
+    turns: VecDeque<u32>,
+    next_slot: u32,
+    /// When data of a split was last at hand, or the split came.
+    last_data: BTreeMap<u32, Instant>,
+    progress: Progress<u32>,
+    commits: CommitQueue,
+    alignment: Option<AlignmentMember>,
+    /// What it last told its alignment group.
+    reported: Option<i64>,
+    ending: Vec<Split>,
+    finished: BTreeMap<TopicPartition, Position>,
+    queue: VecDeque<Queued>,
+    no_more_splits: bool,
+    told_finished: bool,
+}
+
+impl Reader {
+    pub(crate) fn new(source: KafkaSource<u32>) -> Self {
+        let settings = source.settings();
+        Self {
+            deserializer: (settings.deserializer)(),
+            progress: Progress::new(settings.watermarks.clone()),
+            alignment: settings.alignment.as_ref().map(|alignment| alignment.group.join()),
+            source,
+            reported: None,
+            cursors: BTreeMap::new(),
+            turns: VecDeque::new(),
+            next_slot: 0,
+            last_data: BTreeMap::new(),
+            commits: CommitQueue::default(),
+            ending: Vec::new(),
+            finished: BTreeMap::new(),
+            queue: VecDeque::new(),
+            no_more_splits: false,
+            told_finished: false,
+        }
+    }
+
+    fn slot(&self, at: &TopicPartition) -> Option<u32> {
+        self.cursors.iter().find(|(_, cursor)| cursor.topic_partition() == at).map(|(slot, _)| *slot)
+    }
+
+    pub(crate) fn add_splits(&mut self, splits: Vec<Split>, now: Instant) -> Result<()> {
+        for split in splits {
+            let at = split.topic_partition.clone();
+            if self.slot(&at).is_some() {
+                let error = Error::new(ErrorKind::Misuse, "the partition is assigned twice");
+                return Err(error.with_topic_partition(at));
+            }
+            let slot = self.next_slot;
+            self.next_slot += 1;
+            self.last_data.insert(slot, now);
+            self.progress.add(slot, split.max_timestamp, now);
+            self.cursors.insert(slot, Cursor::new(split));
+            self.turns.push_back(slot);
+            self.end_if_finished(slot);
+        }
+        self.progress.on_assigned();
+        self.queue_progress();
+        Ok(())
+    }
+
+    pub(crate) fn add_finished(&mut self, splits: &[Split]) {
+        let positions = splits.iter().map(|split| (split.topic_partition.clone(), position(split)));
+        self.finished.extend(positions);
+    }
+
+    pub(crate) fn no_more_splits(&mut self) {
+        self.no_more_splits = true;
+        self.progress.on_assigned();
+        self.queue_progress();
+    }
+
+    pub(crate) fn snapshot(&mut self, checkpoint: u64) -> Vec<Split> {
+        let splits = self.cursors.values().map(|cursor| &cursor.split).chain(&self.ending).cloned().collect();
+        self.commits.on_snapshot(checkpoint, self.positions());
+        splits
+    }
+
+    fn positions(&self) -> BTreeMap<TopicPartition, Position> {
+        let reading = self.cursors.values().map(|cursor| &cursor.split).chain(&self.ending);
+        let positions = reading.map(|split| (split.topic_partition.clone(), position(split)));
+        self.finished.clone().into_iter().chain(positions).collect()
+    }
+
+    pub(crate) fn commits(&mut self) -> &mut CommitQueue {
+        &mut self.commits
+    }
+
+    pub(crate) fn on_committed(&mut self) {
+        let confirmed = self.commits.handle_committed();
+        for (at, position) in confirmed.into_iter().flat_map(|request| request.positions) {
+            if self.finished.get(&at) == Some(&position) {
+                self.finished.remove(&at);
+            }
+        }
+    }
+
+    /// The splits being read, with whether each is idle and whether it is paused.
+    pub(crate) fn splits(&self) -> impl Iterator<Item = (&Split, bool, bool)> {
+        self.cursors
+            .iter()
+            .map(|(slot, cursor)| (&cursor.split, self.progress.is_split_idle(*slot), cursor.paused))
+    }
+
+    /// Whether a split counts as idle sooner than this after it last had data.
+    pub(crate) fn idles_early(&self, now: Instant, delay: Duration) -> bool {
+        let is_recent = |slot| self.last_data.get(slot).is_some_and(|at| now.duration_since(*at) < delay);
+        self.cursors.keys().any(|slot| self.progress.is_split_idle(*slot) && is_recent(slot))
+    }
+
+    /// Whether a split counts as idle while something of it waits to be handed out.
+    pub(crate) fn idles_over_data(&self) -> bool {
+        let idle = |slot| self.progress.is_split_idle(slot);
+        self.cursors.iter().any(|(slot, cursor)| cursor.has_buffered() && idle(*slot))
+    }
+
+    pub(crate) fn watermark(&self) -> Option<i64> {
+        self.progress.watermark()
+    }
+
+    /// What the group should hold of this reader; `None` if it is in none.
+    pub(crate) fn reported(&self) -> Option<Option<i64>> {
+        self.alignment.is_some().then_some(self.reported)
+    }
+
+    pub(crate) fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Sends a request for a split that is ready for one.
+    pub(crate) fn start_fetch(&mut self, which: usize, now: Instant) -> Option<Fetch> {
+        for cursor in self.cursors.values_mut() {
+            cursor.wake(now);
+        }
+        let ready = |cursor: &Cursor| cursor.state == CursorState::Ready && !cursor.paused;
+        let count = self.cursors.values().filter(|cursor| ready(cursor)).count();
+        let which = which.checked_rem(count)?;
+        let (slot, cursor) = self.cursors.iter_mut().filter(|(_, cursor)| ready(cursor)).nth(which)?;
+        cursor.state = CursorState::InFlight;
+        let (at, stop) = (cursor.topic_partition().clone(), cursor.split.stop);
+        Some(Fetch { slot: *slot, at, offset: cursor.fetch_offset(), stop })
+    }
+
+    /// The answer to a request; `None`: it failed.
+    pub(crate) fn handle_fetched(&mut self, fetch: &Fetch, answer: Option<Answer>, now: Instant) {
+        let Some(cursor) = self.cursors.get_mut(&fetch.slot) else { return };
+        if !cursor.expects(fetch.offset) {
+            return;
+        }
+        let Some(Answer { visible, next_offset, received, end }) = answer else {
+            self.progress.on_unknown(fetch.slot);
+            cursor.handle_failure(now, String::from("lost"));
+            return;
+        };
+        match cursor.handle_answer(visible, next_offset, received, end, true) {
+            Answered::Behind => self.progress.on_behind(fetch.slot),
+            Answered::CaughtUp => self.progress.on_caught_up(fetch.slot, now),
+            Answered::Unclear => self.progress.on_unknown(fetch.slot),
+        }
+    }
+
+    /// Fetches again what was not handed out, as after an error. Returns whether there was any.
+    pub(crate) fn rewind(&mut self, which: usize) -> bool {
+        let count = self.cursors.values().filter(|cursor| cursor.has_buffered()).count();
+        let Some(which) = which.checked_rem(count) else { return false };
+        let mut buffered = self.cursors.iter_mut().filter(|(_, cursor)| cursor.has_buffered());
+        let Some((slot, cursor)) = buffered.nth(which) else { return false };
+        let is_queued = |queued: &Queued| matches!(queued, Queued::Elements { slot: of, .. } if of == slot);
+        if self.queue.iter().any(is_queued) {
+            return false;
+        }
+        cursor.rewind();
+        true
+    }
+
+    /// When a fetch or a commit that failed is tried again.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let waits = self.cursors.values().filter_map(|cursor| match cursor.state {
+            CursorState::Waiting { until, .. } => Some(until),
+            _ => None,
+        });
+        waits.chain(self.commits.next_deadline()).min()
+    }
+
+    pub(crate) fn tick(&mut self, now: Instant) {
+        let Self { progress, cursors, .. } = self;
+        progress.on_tick(now, |slot| cursors.get(&slot).is_some_and(Cursor::has_buffered));
+        self.queue_progress();
+        self.align();
+    }
+
+    fn align(&mut self) {
+        let (Some(alignment), Some(member)) = (&self.source.settings().alignment, &self.alignment) else {
+            return;
+        };
+        self.reported = self.progress.watermark().filter(|_| !self.progress.is_idle());
+        member.report(self.reported);
+        let limit = member.limit(alignment.max_drift);
+        for (slot, cursor) in &mut self.cursors {
+            cursor.paused = self.progress.split_watermark(*slot).is_some_and(|watermark| watermark > limit);
+            self.progress.set_paused(*slot, cursor.paused);
+        }
+    }
+
+    /// The next event, if there is one.
+    pub(crate) fn next(&mut self, now: Instant) -> Result<Option<ReaderEvent<u32>>> {
+        loop {
+            if let Some(event) = self.take_queued() {
+                return Ok(Some(event));
+            }
+            if self.hand_out(now)? {
+                continue;
+            }
+            if self.no_more_splits && self.cursors.is_empty() && !self.told_finished {
+                self.told_finished = true;
+                self.alignment = None;
+                return Ok(Some(ReaderEvent::Finished));
+            }
+            return Ok(None);
+        }
+    }
+
+    fn hand_out(&mut self, now: Instant) -> Result<bool> {
+        let ready = |cursor: &Cursor| cursor.has_buffered() && !cursor.paused;
+        let Some(turn) = self.turns.iter().position(|slot| self.cursors.get(slot).is_some_and(ready)) else {
+            return Ok(false);
+        };
+        let Some(slot) = self.turns.remove(turn) else { return Ok(false) };
+        self.turns.push_back(slot);
+        let Some(cursor) = self.cursors.get_mut(&slot) else { return Ok(false) };
+        let topic_partition = cursor.topic_partition().clone();
+        match cursor.take_piece() {
+            None => return Ok(false),
+            Some(Piece::Skipped(next_offset)) => {
+                let next_offset = cursor.split.stop.map_or(next_offset, |stop| stop.min(next_offset));
+                let advance = Advance { next_offset, leader_epoch: None, max_timestamp: None };
+                let batch = Batch { topic_partition, elements: Vec::new(), records: 0 };
+                self.queue.push_back(Queued::Elements { slot, batch, advance });
+            }
+            Some(Piece::Batch(batch)) => {
+                self.last_data.insert(slot, now);
+                let settings = self.source.settings();
+                let decoded = pieces::decode(&batch, &cursor.split, settings, &mut *self.deserializer)?;
+                let Pieces { before, chunks, .. } = pieces::time(decoded, slot, &mut self.progress, now);
+                self.queue.extend(before.into_iter().map(|event| Queued::Event(reader_event(event))));
+                for chunk in chunks {
+                    let batch = Batch {
+                        topic_partition: topic_partition.clone(),
+                        elements: chunk.elements,
+                        records: chunk.records,
+                    };
+                    self.queue.push_back(Queued::Elements { slot, batch, advance: chunk.advance });
+                    self.queue
+                        .extend(chunk.after.into_iter().map(|event| Queued::Event(reader_event(event))));
+                }
+                self.align();
+            }
+        }
+        Ok(true)
+    }
+
+    fn take_queued(&mut self) -> Option<ReaderEvent<u32>> {
+        loop {
+            match self.queue.pop_front()? {
+                Queued::Event(event) => {
+                    if let ReaderEvent::SplitFinished(finished) = &event {
+                        self.ending.retain(|split| split.topic_partition != finished.topic_partition);
+                    }
+                    return Some(event);
+                }
+                Queued::Elements { slot, batch, advance } => {
+                    if let Some(cursor) = self.cursors.get_mut(&slot) {
+                        cursor.advance(advance);
+                    }
+                    self.end_if_finished(slot);
+                    if !batch.elements.is_empty() || batch.records > 0 {
+                        return Some(ReaderEvent::Records(batch));
+                    }
+                }
+            }
+        }
+    }
+
+    fn end_if_finished(&mut self, slot: u32) {
+        let Some(cursor) = self.cursors.get(&slot).filter(|cursor| cursor.split.is_finished()) else {
+            return;
+        };
+        let split = cursor.split.clone();
+        self.finished.insert(split.topic_partition.clone(), position(&split));
+        self.ending.push(split.clone());
+        self.cursors.remove(&slot);
+        self.turns.retain(|turn| *turn != slot);
+        self.progress.remove(slot);
+        self.queue.push_back(Queued::Event(ReaderEvent::SplitFinished(split)));
+        self.queue_progress();
+    }
+
+    fn queue_progress(&mut self) {
+        while let Some(event) = self.progress.poll_event() {
+            self.queue.push_back(Queued::Event(reader_event(event)));
+        }
+    }
+}
+
+fn position(split: &Split) -> Position {
+    Position { offset: split.next_offset, leader_epoch: split.leader_epoch }
+}
+
+fn reader_event(event: ProgressEvent) -> ReaderEvent<u32> {
+    match event {
+        ProgressEvent::Watermark(watermark) => ReaderEvent::Watermark(watermark),
+        ProgressEvent::Idle => ReaderEvent::Idle,
+        ProgressEvent::Active => ReaderEvent::Active,
+    }
+}
