@@ -187,16 +187,27 @@ impl Wire for LineWire {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+    use crate::connection::{Connection, Established, Life, Limits};
+    use crate::frames::FrameReader;
     use crate::sasl::{Peer, Plain};
 
-    fn renewal(lifetime: Duration, seed: u64) -> Renewal {
-        let authenticator = Arc::new(Authenticator {
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
+    fn alice() -> Arc<Authenticator> {
+        Arc::new(Authenticator {
             credentials: Arc::new(Plain::new("alice", "secret")),
             peer: Peer { host: Arc::from("a"), port: 1 },
             client_id: Arc::from("test"),
-        });
-        let session = Session { authenticator, lifetime, timeout: Duration::from_secs(30), seed };
+        })
+    }
+
+    fn renewal(lifetime: Duration, seed: u64) -> Renewal {
+        let session = Session { authenticator: alice(), lifetime, timeout: TIMEOUT, seed };
         Renewal::new(&session, Arc::new(BrokerVersions::assumed_pre_apiversions()))
     }
 
@@ -214,6 +225,50 @@ mod tests {
             assert!(matches!(renewal.next().await, RenewalEvent::Failed(_)));
             assert!(!renewal.holds());
         }
+    }
+
+    /// A broker of 2.4 on one end of a pipe: it takes every authentication, for 10 s each. Ends with the connection.
+    async fn grant(mut stream: tokio::io::DuplexStream, renewed: Arc<AtomicUsize>) {
+        while let Ok(length) = stream.read_u32().await {
+            let mut request = vec![0; length as usize];
+            stream.read_exact(&mut request).await.unwrap();
+            let mut answer = vec![0, 0, 0, 0];
+            match request[..2] {
+                // No error, no mechanisms.
+                [0, 17] => answer.extend([0; 6]),
+                // No error, no text, no token.
+                [0, 36] => {
+                    answer.extend([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+                    answer.extend(10_000_u64.to_be_bytes());
+                    renewed.fetch_add(1, Ordering::SeqCst);
+                }
+                ref other => panic!("api {other:?}"),
+            }
+            stream.write_u32(answer.len() as u32).await.unwrap();
+            stream.write_all(&answer).await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_authentication_renewed_again_and_again_leaves_its_connection_free() {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let renewed = Arc::new(AtomicUsize::new(0));
+        tokio::spawn(grant(theirs, Arc::clone(&renewed)));
+        let session =
+            Session { authenticator: alice(), lifetime: Duration::from_secs(10), timeout: TIMEOUT, seed: 1 };
+        let established = Established {
+            stream: Box::new(ours),
+            frames: FrameReader::new(1 << 20),
+            versions: BrokerVersions::of_release("2.4.0").unwrap(),
+            session: Some(session),
+        };
+        let limits = Limits { max_in_flight: 4, request_timeout: TIMEOUT, idle: Duration::from_secs(3600) };
+        let runtime = tokio::runtime::Handle::current();
+        let connection = Connection::start(&runtime, Arc::from("a"), limits, async { Ok(established) });
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(renewed.load(Ordering::SeqCst) >= 6, "{renewed:?}");
+        assert!(matches!(connection.life(), Life::Ready(_)), "{:?}", connection.life());
+        assert_eq!(connection.load(), 0);
     }
 
     #[tokio::test(start_paused = true)]
