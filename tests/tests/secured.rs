@@ -17,8 +17,8 @@ use milena::sasl::{
 };
 use milena::tls::{Identity, Store, TlsConfig, TlsVersions, Trust};
 use milena::{
-    Client, ClientConfig, ErrorCode, FetchFrom, FetchOptions, Isolation, NewTopic, Offset, Producer,
-    ProducerConfig, ProducerRecord, TopicPartition,
+    Client, ErrorCode, FetchFrom, FetchOptions, Isolation, NewTopic, Offset, Producer, ProducerConfig,
+    ProducerRecord, TopicPartition,
 };
 use milena_testkit::kafka::{
     Certificates, Listener, NEWEST, SecuredKafka, TokenEndpoint, TokenOptions, or_skip,
@@ -246,6 +246,10 @@ async fn signed_tokens(secured: &Secured) {
                 "sasl.login.callback.handler.class",
                 "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginCallbackHandler",
             ),
+            (
+                "sasl.oauthbearer.jwt.retriever.class",
+                "org.apache.kafka.common.security.oauthbearer.JwtBearerJwtRetriever",
+            ),
             ("sasl.oauthbearer.token.endpoint.url", &endpoint.url("ec-1.3")),
             ("sasl.oauthbearer.assertion.private.key.file", &secured.path("client-encrypted.key")),
             ("sasl.oauthbearer.assertion.private.key.passphrase", PASSWORD),
@@ -261,10 +265,19 @@ async fn signed_tokens(secured: &Secured) {
     );
     works("a token by a signed assertion", config.clone()).await;
     goes_on("assertions", config, LASTS).await;
+    assertions_in_the_place_of_a_secret(secured, &folder, &endpoint).await;
+    let requests = endpoint.requests();
+    assert!(requests.iter().all(|line| line.ends_with("granted")), "{requests:?}");
+    for way in ["by=assertion RS256", "by=client_assertion granted", "by=client_assertion and id"] {
+        assert!(requests.iter().any(|line| line.contains(way)), "{way}: {requests:?}");
+    }
+}
+
+async fn assertions_in_the_place_of_a_secret(secured: &Secured, folder: &Path, endpoint: &TokenEndpoint) {
     // One that another program signed, and whose endpoint is said by the login module, as in Java.
     let ready = secured.0.file("assertion.jwt");
     let claims = ["service", "service", "https://localhost/token"];
-    std::fs::write(&ready, signed_for(&folder, "client.key", &claims, 600)).unwrap();
+    std::fs::write(&ready, signed_for(folder, "client.key", &claims, 600)).unwrap();
     let jaas = format!(
         "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required ssl.truststore.location=\"{}\" \
          ssl.truststore.password=\"{PASSWORD}\";",
@@ -278,8 +291,24 @@ async fn signed_tokens(secured: &Secured) {
         ("sasl.oauthbearer.assertion.file", &ready.display().to_string()),
     ];
     works("a token by an assertion in a file", secured.properties(Listener::Jwks, &by_file)).await;
-    let requests = endpoint.requests();
-    assert!(requests.len() >= 4 && requests.iter().all(|line| line.ends_with("granted")), "{requests:?}");
+    // Signed here, in the place of a secret: that is what the issuer chooses where no retriever is named.
+    let template = secured.0.file("template.json");
+    std::fs::write(&template, r#"{"payload": {"sub": "service", "aud": "https://localhost/token"}}"#)
+        .unwrap();
+    let by_template = [
+        ("security.protocol", "SASL_PLAINTEXT"),
+        ("sasl.mechanism", "OAUTHBEARER"),
+        ("sasl.oauthbearer.token.endpoint.url", &endpoint.url("rsa-1.3")),
+        ("sasl.oauthbearer.client.credentials.client.id", "service"),
+        ("sasl.oauthbearer.assertion.private.key.file", &secured.path("client-ec.key")),
+        ("sasl.oauthbearer.assertion.algorithm", "ES256"),
+        ("sasl.oauthbearer.assertion.claim.iss", "service"),
+        ("sasl.oauthbearer.assertion.claim.jti.include", "true"),
+        ("sasl.oauthbearer.assertion.template.file", &template.display().to_string()),
+        ("ssl.truststore.location", &secured.path("ca.pem")),
+        ("ssl.truststore.type", "PEM"),
+    ];
+    works("a token by an assertion as a secret", secured.properties(Listener::Jwks, &by_template)).await;
 }
 
 async fn other_security_protocols_are_recognised(secured: &Secured) {

@@ -13,6 +13,7 @@
 //! assert!(!format!("{config:?}").contains("alice-secret"));
 //! ```
 
+mod assertion;
 mod driver;
 mod gssapi;
 mod msk;
@@ -24,6 +25,7 @@ mod renewal;
 use std::fmt;
 use std::sync::Arc;
 
+pub use assertion::{Assertion, SignedAssertion};
 pub use gssapi::{
     Canonicalize, Enctype, KdcAddress, Kerberos, KerberosConfig, KerberosError, KerberosErrorKind,
     KerberosOptions, Krb5LoginModule, TicketOptions,
