@@ -61,6 +61,10 @@ struct Running {
 /// The least time between a connection's authentications: brokers refuse two within a second.
 const LEAST: Duration = Duration::from_millis(1100);
 
+/// How long before its end an authentication is renewed at the latest, where it is long enough for that: what is on its way must be with
+/// the broker by then.
+const SLACK: Duration = Duration::from_secs(1);
+
 impl Renewal {
     pub(crate) fn new(session: &Session, versions: Arc<BrokerVersions>) -> Self {
         let mut renewal = Self {
@@ -91,7 +95,8 @@ impl Renewal {
         };
         // Not all connections at the same time, and before a slow network or another clock makes it too late.
         let part = 0.85 + 0.1 * self.rng.unit();
-        let due = lifetime.mul_f64(part);
+        let latest = lifetime.saturating_sub(SLACK);
+        let due = lifetime.mul_f64(part).min(if latest < LEAST { lifetime } else { latest });
         if due < LEAST {
             // Too short to be renewed: it ends early enough for what is on its way.
             (self.due, self.expires) = (now + lifetime / 2, Some(now + lifetime / 2));
@@ -224,6 +229,19 @@ mod tests {
             drop(request);
             assert!(matches!(renewal.next().await, RenewalEvent::Failed(_)));
             assert!(!renewal.holds());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_authentication_is_renewed_a_second_before_its_end() {
+        for seed in 0..50 {
+            let began = Instant::now();
+            let RenewalEvent::Ask(_) = renewal(Duration::from_secs(4), seed).next().await else { panic!() };
+            assert!((2990..=3010).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+            // One that is shorter still is renewed at its own part.
+            let began = Instant::now();
+            let RenewalEvent::Ask(_) = renewal(Duration::from_secs(2), seed).next().await else { panic!() };
+            assert!((1700..=1910).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
         }
     }
 
