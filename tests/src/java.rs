@@ -38,6 +38,40 @@ pub async fn dump_log(java: &Java, log: &str) -> String {
     java.run("org.apache.kafka.tools.DumpLogSegments", &["--print-data-log", "--files", log], "").await
 }
 
+/// Every setting of Java's producer, consumer and administrator, with its default if it has one.
+///
+/// # Panics
+/// As [`produce`].
+pub async fn settings(java: &Java) -> Vec<(String, Option<String>)> {
+    const SOURCE: &str = r#"
+        import org.apache.kafka.common.config.ConfigDef;
+        public class Settings {
+            public static void main(String[] classes) throws Exception {
+                for (String name : classes) {
+                    ConfigDef all = (ConfigDef) Class.forName(name).getMethod("configDef").invoke(null);
+                    for (ConfigDef.ConfigKey key : all.configKeys().values()) {
+                        boolean has = key.hasDefault() && key.defaultValue != null;
+                        String value = has ? "=" + ConfigDef.convertToString(key.defaultValue, key.type) : "";
+                        System.out.println(key.name + value);
+                    }
+                }
+            }
+        }"#;
+    let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("a folder: {error}"));
+    let file = folder.path().join("Settings.java");
+    std::fs::write(&file, SOURCE).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let clients = "org.apache.kafka.clients";
+    let classes = ["producer.ProducerConfig", "consumer.ConsumerConfig", "admin.AdminClientConfig"];
+    let classes = classes.map(|class| format!("{clients}.{class}"));
+    // A source file is compiled as it is run (JEP 330).
+    let printed = java.run(&file.display().to_string(), &classes.each_ref().map(String::as_str), "").await;
+    let lines = printed.lines().map(|line| match line.split_once('=') {
+        Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+        None => (line.to_owned(), None),
+    });
+    lines.collect()
+}
+
 /// A Java with Kafka's jars.
 #[derive(Debug)]
 pub struct Java {

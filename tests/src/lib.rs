@@ -24,6 +24,7 @@ pub mod interop;
 pub mod java;
 pub mod jobs;
 pub mod kerberos;
+pub mod load;
 pub mod records;
 pub mod secured;
 

@@ -1,8 +1,10 @@
 //! Security settings on the command line: `-X` and `-F`, and what is said of those that are wrong.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use milena::{ClientConfig, ConsumerConfig, ProducerConfig};
 use milena_tests::Env;
 use milena_tests::cli::run;
+use milena_tests::java::{self, Java};
 
 const SECRET: &str = "geheim";
 
@@ -172,11 +174,82 @@ async fn a_file_of_java_is_taken_and_the_call_goes_before_it() {
     run(list(&[]), "").await.failed(1);
     let out = run(list(&["-X", "security.protocol=PLAINTEXT"]), "").await.good();
     assert!(out.lines().any(|line| line.trim() == topic), "{out}");
-    // A producer's properties may stand in it, for who produces.
-    std::fs::write(file.path(), "linger.ms=5\nacks=all\n").unwrap();
-    run(["produce", "-b", &at, "-t", &topic, "--config-file", &name], "one\n").await.good();
-    let text = run(list(&[]), "").await.failed(2);
-    assert!(text.contains("no such property") && text.contains("acks"), "{text}");
     let absent = run(["topics", "list", "-b", &at, "-F", "/absent/client.properties"], "").await.failed(2);
     assert!(absent.contains("cannot read /absent/client.properties"), "{absent}");
+}
+
+/// One file for all programs of a cluster, as it is given to Kafka's own tools.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_producers_and_consumers_share_serves_every_command() {
+    let env = Env::embedded().await;
+    let (at, topic) = (env.bootstrap(), env.topic("shared-file", 1).await);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let shared = "security.protocol=PLAINTEXT\nacks=all\nlinger.ms=5\nkey.serializer=org.apache.kafka.a.B\n\
+                  group.id=shared\nmax.poll.records=10\nisolation.level=read_uncommitted\nmetrics.context.a=b\n";
+    std::fs::write(file.path(), format!("{shared}schema.registry.url=http://a\n")).unwrap();
+    let name = file.path().display().to_string();
+    let common = |command: &[&str], more: &[&str]| -> Vec<String> {
+        let all = command.iter().copied().chain(["-b", &at, "--timeout", "10s", "-F", &name]);
+        all.chain(more.iter().copied()).map(str::to_owned).collect()
+    };
+    let commands: [(&[&str], &str, &str); 3] = [
+        (&["topics", "list"], "", &topic),
+        (&["produce", "-t", &topic], "one\n", ""),
+        (&["consume", "-t", &topic, "-e"], "", "one"),
+    ];
+    for (command, input, output) in commands {
+        let outcome = run(common(command, &[]), input).await;
+        let told = outcome.err.clone();
+        let out = outcome.good();
+        assert!(out.lines().any(|line| line.trim() == output) || output.is_empty(), "{command:?}: {out}");
+        // What another program uses is passed over without a word, what nobody knows is warned of.
+        assert!(told.contains("no such property") && told.contains("schema.registry.url"), "{told}");
+        for known in shared.lines().filter_map(|line| line.split('=').next()) {
+            assert!(!told.contains(known), "{command:?}, {known}: {told}");
+        }
+        // In the call it is a mistake, and a useless one is warned of.
+        let text = run(common(command, &["-X", "schema.registry.url=http://a"]), "").await.failed(2);
+        assert!(text.contains("no such property: schema.registry.url"), "{command:?}: {text}");
+    }
+    let told = run(common(&["topics", "list"], &["-X", "acks=all"]), "").await.err;
+    assert!(told.contains("no use for this property") && told.contains("acks"), "{told}");
+    // A value that is wrong is wrong for who uses it.
+    std::fs::write(file.path(), "isolation.level=dirty\n").unwrap();
+    run(common(&["topics", "list"], &[]), "").await.good();
+    let text = run(common(&["consume", "-t", &topic, "-e"], &[]), "").await.failed(2);
+    assert!(text.contains("isolation.level") && text.contains("dirty"), "{text}");
+}
+
+/// What Java's newest clients can be told is known here; what they are told by default can be written down; and a setting of security is
+/// taken or refused by its name, never lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_setting_of_java_is_known_and_its_default_taken() {
+    let Some(java) = Java::find().await else { return };
+    let settings = java::settings(&java).await;
+    assert!(
+        settings.len() > 200 && settings.iter().any(|(name, _)| name == "sasl.oauthbearer.assertion.file")
+    );
+    let unknown: Vec<_> =
+        settings.iter().filter(|(name, _)| !milena::security::is_known_property(name)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    let own = [
+        ("bootstrap.servers", "localhost:1"),
+        ("security.protocol", "SASL_SSL"),
+        ("sasl.mechanism", "OAUTHBEARER"),
+        ("sasl.oauthbearer.token.endpoint.url", "https://localhost:1"),
+        ("sasl.oauthbearer.client.credentials.client.id", "a"),
+        ("sasl.oauthbearer.client.credentials.client.secret", "b"),
+    ];
+    let defaults = settings.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)));
+    let all: Vec<_> = defaults.chain(own).collect();
+    let (_, unknown) = ClientConfig::from_properties(all.iter().copied()).unwrap();
+    let security = |name: &str| ["ssl.", "sasl.", "security."].iter().any(|start| name.starts_with(start));
+    assert!(!unknown.iter().any(|name| security(name)), "{unknown:?}");
+    ProducerConfig::from_properties(all.iter().copied()).unwrap();
+    ConsumerConfig::from_properties(all.iter().copied()).unwrap();
+    for name in settings.iter().map(|(name, _)| name.as_str()).filter(|name| security(name)) {
+        if let Err(error) = ClientConfig::from_properties(own.into_iter().chain([(name, "odd value")])) {
+            assert!(error.to_string().contains(name), "{name}: {error}");
+        }
+    }
 }

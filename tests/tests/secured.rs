@@ -17,12 +17,13 @@ use milena::sasl::{
 };
 use milena::tls::{Identity, Store, TlsConfig, TlsVersions, Trust};
 use milena::{
-    Client, ClientConfig, ErrorCode, FetchFrom, FetchOptions, Isolation, NewTopic, Offset, Producer,
-    ProducerConfig, ProducerRecord, TopicPartition,
+    Client, ErrorCode, FetchFrom, FetchOptions, Isolation, NewTopic, Offset, Producer, ProducerConfig,
+    ProducerRecord, TopicPartition,
 };
 use milena_testkit::kafka::{
     Certificates, Listener, NEWEST, SecuredKafka, TokenEndpoint, TokenOptions, or_skip,
 };
+use milena_tests::load::goes_on;
 use milena_tests::secured::{Secured, refused, works};
 use milena_tests::{cli, records, unique};
 
@@ -30,6 +31,9 @@ const PASSWORD: &str = Certificates::PASSWORD;
 
 /// How long an authentication is good for on the broker of these tests: each connection that lives longer renews it.
 const REAUTH: Duration = Duration::from_secs(6);
+
+/// How long work goes on while credentials of [`REAUTH`] run out.
+const LASTS: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secured_kafka_lets_in_who_belongs_there_and_tells_the_others_why() {
@@ -242,6 +246,10 @@ async fn signed_tokens(secured: &Secured) {
                 "sasl.login.callback.handler.class",
                 "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginCallbackHandler",
             ),
+            (
+                "sasl.oauthbearer.jwt.retriever.class",
+                "org.apache.kafka.common.security.oauthbearer.JwtBearerJwtRetriever",
+            ),
             ("sasl.oauthbearer.token.endpoint.url", &endpoint.url("ec-1.3")),
             ("sasl.oauthbearer.assertion.private.key.file", &secured.path("client-encrypted.key")),
             ("sasl.oauthbearer.assertion.private.key.passphrase", PASSWORD),
@@ -256,11 +264,20 @@ async fn signed_tokens(secured: &Secured) {
         ],
     );
     works("a token by a signed assertion", config.clone()).await;
-    under_load("assertions", config).await;
+    goes_on("assertions", config, LASTS).await;
+    assertions_in_the_place_of_a_secret(secured, &folder, &endpoint).await;
+    let requests = endpoint.requests();
+    assert!(requests.iter().all(|line| line.ends_with("granted")), "{requests:?}");
+    for way in ["by=assertion RS256", "by=client_assertion granted", "by=client_assertion and id"] {
+        assert!(requests.iter().any(|line| line.contains(way)), "{way}: {requests:?}");
+    }
+}
+
+async fn assertions_in_the_place_of_a_secret(secured: &Secured, folder: &Path, endpoint: &TokenEndpoint) {
     // One that another program signed, and whose endpoint is said by the login module, as in Java.
     let ready = secured.0.file("assertion.jwt");
     let claims = ["service", "service", "https://localhost/token"];
-    std::fs::write(&ready, signed_for(&folder, "client.key", &claims, 600)).unwrap();
+    std::fs::write(&ready, signed_for(folder, "client.key", &claims, 600)).unwrap();
     let jaas = format!(
         "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required ssl.truststore.location=\"{}\" \
          ssl.truststore.password=\"{PASSWORD}\";",
@@ -274,8 +291,24 @@ async fn signed_tokens(secured: &Secured) {
         ("sasl.oauthbearer.assertion.file", &ready.display().to_string()),
     ];
     works("a token by an assertion in a file", secured.properties(Listener::Jwks, &by_file)).await;
-    let requests = endpoint.requests();
-    assert!(requests.len() >= 4 && requests.iter().all(|line| line.ends_with("granted")), "{requests:?}");
+    // Signed here, in the place of a secret: that is what the issuer chooses where no retriever is named.
+    let template = secured.0.file("template.json");
+    std::fs::write(&template, r#"{"payload": {"sub": "service", "aud": "https://localhost/token"}}"#)
+        .unwrap();
+    let by_template = [
+        ("security.protocol", "SASL_PLAINTEXT"),
+        ("sasl.mechanism", "OAUTHBEARER"),
+        ("sasl.oauthbearer.token.endpoint.url", &endpoint.url("rsa-1.3")),
+        ("sasl.oauthbearer.client.credentials.client.id", "service"),
+        ("sasl.oauthbearer.assertion.private.key.file", &secured.path("client-ec.key")),
+        ("sasl.oauthbearer.assertion.algorithm", "ES256"),
+        ("sasl.oauthbearer.assertion.claim.iss", "service"),
+        ("sasl.oauthbearer.assertion.claim.jti.include", "true"),
+        ("sasl.oauthbearer.assertion.template.file", &template.display().to_string()),
+        ("ssl.truststore.location", &secured.path("ca.pem")),
+        ("ssl.truststore.type", "PEM"),
+    ];
+    works("a token by an assertion as a secret", secured.properties(Listener::Jwks, &by_template)).await;
 }
 
 async fn other_security_protocols_are_recognised(secured: &Secured) {
@@ -532,49 +565,6 @@ async fn re_authentication_fails_no_request(secured: &Secured) {
     let oauth = OAuthBearer::new(Short(Arc::clone(&tokens))).with_refresh(refresh);
     let by_token = secured.config(Listener::OAuth).with_sasl(oauth);
     let by_password = secured.over_tls().with_sasl(Scram::sha256("alice", "alice-secret"));
-    tokio::join!(under_load("tokens", by_token), under_load("passwords", by_password));
+    tokio::join!(goes_on("tokens", by_token, LASTS), goes_on("passwords", by_password, LASTS));
     assert!(tokens.load(Ordering::SeqCst) >= 3, "the token was renewed {tokens:?} times");
-}
-
-/// Records and calls for two and a half times [`REAUTH`], of which none may fail.
-async fn under_load(what: &str, config: ClientConfig) {
-    let client = Client::connect(config).await.unwrap();
-    let topic = unique("renewed");
-    client.admin().create_topics(&[NewTopic::new(&topic, 1)], Duration::from_secs(20)).await.unwrap();
-    let done = Arc::new(AtomicBool::new(false));
-    let calls = Arc::new(AtomicU64::new(0));
-    let callers: Vec<_> = (0..4)
-        .map(|_| {
-            let (client, done, calls) = (client.clone(), Arc::clone(&done), Arc::clone(&calls));
-            let topic = topic.clone();
-            tokio::spawn(async move {
-                while !done.load(Ordering::SeqCst) {
-                    // One try each: a failed request is not hidden by another.
-                    let request = milena::protocol::messages::MetadataRequest::default();
-                    let answer = client.call(milena::Target::Any, &request).await;
-                    answer.unwrap_or_else(|error| panic!("{topic}: {error}"));
-                    calls.fetch_add(1, Ordering::SeqCst);
-                }
-            })
-        })
-        .collect();
-    let producer = Producer::new(&client, ProducerConfig::default()).unwrap();
-    let began = Instant::now();
-    let mut tickets = Vec::new();
-    while began.elapsed() < REAUTH * 2 + REAUTH / 2 {
-        tickets.push(producer.send(ProducerRecord::to(topic.as_str()).value(b"x")).await.unwrap());
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    let sent = tickets.len();
-    for ticket in tickets {
-        ticket.await.unwrap_or_else(|error| panic!("{what}: {error}"));
-    }
-    done.store(true, Ordering::SeqCst);
-    for caller in callers {
-        caller.await.unwrap();
-    }
-    let calls = calls.load(Ordering::SeqCst);
-    println!("{what}: {calls} calls and {sent} records in {:?}, none failed", began.elapsed());
-    producer.close(Duration::from_secs(10)).await.unwrap();
-    client.close(Duration::from_secs(10)).await.unwrap();
 }

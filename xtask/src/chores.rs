@@ -7,8 +7,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::NEWEST_KAFKA;
 use crate::command::{cargo, root, run};
 use crate::engine;
+use crate::jars;
 use crate::kafka::{Broker, report_file};
 
 /// How the tests are to be run.
@@ -173,12 +175,20 @@ pub(crate) fn demo_long(records: u64, partitions: u32, crashes: u32, kafka: &str
     demo(Some(broker.address()))
 }
 
-/// The tests of TLS with each cryptography.
+/// The tests of TLS by each cryptography: which one it is, OpenSSL's and Java's servers, and a real broker with every security protocol.
 pub(crate) fn tls() -> Result<()> {
-    let test = ["test", "--package", "milena", "--test", "tls_servers"];
-    run(cargo().args(test))?;
-    for feature in ["tls-ring", "tls-aws-lc"] {
-        run(cargo().args(test).args(["--features", feature]))?;
+    jars::fetch(NEWEST_KAFKA)?;
+    let servers = ["test", "--package", "milena", "--lib", "--test", "tls_servers"];
+    let brokers = ["test", "--package", "milena-tests", "--test", "secured"];
+    for feature in [None, Some("tls-ring"), Some("tls-aws-lc")] {
+        let with = |command: &mut Command| {
+            if let Some(feature) = feature {
+                command.args(["--features", &format!("milena/{feature}")]);
+            }
+            run(command.env("MILENA_REQUIRE_KAFKA", "1"))
+        };
+        with(cargo().args(servers))?;
+        with(cargo().args(brokers))?;
     }
     Ok(())
 }

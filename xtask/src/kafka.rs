@@ -18,6 +18,15 @@ pub(crate) struct Broker {
     child: Child,
     address: String,
     how: String,
+    tls: Option<TlsListener>,
+}
+
+/// A broker's listener with TLS.
+#[derive(Debug, Clone)]
+pub(crate) struct TlsListener {
+    pub(crate) address: String,
+    /// The file of the authority to trust.
+    pub(crate) authority: PathBuf,
 }
 
 impl Broker {
@@ -26,13 +35,20 @@ impl Broker {
         Self::start_with(version, &[], Stdio::inherit(), None)
     }
 
-    /// Starts a JVM as a broker to measure clients with: its compiler at its best, its data in this folder, itself on this core.
-    pub(crate) fn start_to_measure(version: &str, data: Option<&Path>, core: Option<usize>) -> Result<Self> {
+    /// Starts a JVM as a broker to measure clients with: its compiler at its best, its data in this folder, itself on this core, with a
+    /// listener for TLS if one is wanted.
+    pub(crate) fn start_to_measure(
+        version: &str,
+        data: Option<&Path>,
+        core: Option<usize>,
+        tls: bool,
+    ) -> Result<Self> {
         let mut variables = vec![
             ("MILENA_KAFKA_ROUTE", OsString::from("jvm")),
             ("MILENA_KAFKA_JVM_OPTS", OsString::from("-XX:TieredStopAtLevel=4 -Xms1g -Xmx1g")),
         ];
         variables.extend(data.map(|data| ("TMPDIR", data.into())));
+        variables.extend(tls.then(|| ("MILENA_KAFKA_TLS", "1".into())));
         Self::start_with(version, &variables, Stdio::inherit(), core)
     }
 
@@ -72,13 +88,25 @@ impl Broker {
         let (Some(Ok(address)), Some(Ok(how))) = (lines.next(), lines.next()) else {
             bail!("no Kafka {version}: {}", child.wait().context("the example real_kafka")?);
         };
+        let tls = match variables.iter().any(|(name, _)| *name == "MILENA_KAFKA_TLS") {
+            true => Some(TlsListener {
+                address: lines.next().context("no address of a listener with TLS")??,
+                authority: lines.next().context("no authority")??.into(),
+            }),
+            false => None,
+        };
         eprintln!("Kafka {version} at {address} ({how})");
-        Ok(Self { child, address, how })
+        Ok(Self { child, address, how, tls })
     }
 
     /// Where clients connect.
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Its listener with TLS, if one was wanted.
+    pub(crate) fn tls(&self) -> Option<&TlsListener> {
+        self.tls.as_ref()
     }
 
     /// How the broker was started.

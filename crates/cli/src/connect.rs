@@ -1,16 +1,17 @@
-//! From `-b` and `-X` to a connected client.
+//! From `-b`, `-F` and `-X` to a connected client.
 
 use anyhow::Context as _;
 
-use milena::{Client, ClientConfig, ProducerConfig};
+use milena::security::{is_known_property, nearest_property};
+use milena::{Client, ClientConfig, ConsumerConfig, ProducerConfig};
 
 use crate::args::{Cluster, Global};
 use crate::output::Usage;
 
-/// The settings of the client; a property that nobody knows is an error in the call.
+/// The settings of the client.
 pub(crate) fn client_config(global: &Global, cluster: &Cluster) -> anyhow::Result<ClientConfig> {
-    let (config, unknown) = parse_client(global, cluster)?;
-    refuse_unknown(&unknown)?;
+    let (config, left) = parse_client(global, cluster)?;
+    judge(left.iter().map(|(name, _)| name.as_str()), cluster)?;
     Ok(config)
 }
 
@@ -19,15 +20,11 @@ pub(crate) fn producer_config(
     global: &Global,
     cluster: &Cluster,
 ) -> anyhow::Result<(ClientConfig, ProducerConfig)> {
-    let (client, unknown) = parse_client(global, cluster)?;
-    let all = all_properties(cluster)?;
-    let rest = all.iter().filter(|(key, _)| unknown.contains(key));
-    let (producer, unknown) =
-        ProducerConfig::from_properties(rest.map(|(key, value)| (key.as_str(), value.as_str())))
-            .map_err(|error| Usage(format!("-X: {error}")))?;
-    refuse_unknown(&unknown)?;
+    let (client, left) = parse_client(global, cluster)?;
+    let (producer, unknown) = ProducerConfig::from_properties(pairs(&left)).map_err(wrong)?;
+    judge(unknown.iter().map(String::as_str), cluster)?;
     // What bounds a command bounds its records too, unless told otherwise.
-    let own_limit = all.iter().any(|(key, _)| key == "delivery.timeout.ms");
+    let own_limit = left.iter().any(|(key, _)| key == "delivery.timeout.ms");
     let delivery_timeout =
         if own_limit { producer.delivery_timeout } else { global.timeout.max(producer.linger * 2) };
     Ok((
@@ -36,28 +33,65 @@ pub(crate) fn producer_config(
     ))
 }
 
-fn parse_client(global: &Global, cluster: &Cluster) -> anyhow::Result<(ClientConfig, Vec<String>)> {
+/// The settings of a client and of its consumer; those that are not set are as in `default`.
+pub(crate) fn consumer_config(
+    global: &Global,
+    cluster: &Cluster,
+    default: &[(&str, &str)],
+) -> anyhow::Result<(ClientConfig, ConsumerConfig)> {
+    let (client, left) = parse_client(global, cluster)?;
+    let all = default.iter().copied().chain(pairs(&left));
+    let (consumer, unknown) = ConsumerConfig::from_properties(all).map_err(wrong)?;
+    judge(unknown.iter().map(String::as_str), cluster)?;
+    Ok((client, consumer))
+}
+
+type Properties = Vec<(String, String)>;
+
+fn pairs(properties: &Properties) -> impl Iterator<Item = (&str, &str)> {
+    properties.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+}
+
+fn wrong(error: milena::Error) -> Usage {
+    Usage(error.to_string())
+}
+
+/// The settings of the client, and the properties that are not its own.
+fn parse_client(global: &Global, cluster: &Cluster) -> anyhow::Result<(ClientConfig, Properties)> {
     let timeout = global.timeout.as_millis().to_string();
     let mut properties = vec![
         ("bootstrap.servers", cluster.bootstrap.as_str()),
         ("client.id", "milena-cli"),
         ("default.api.timeout.ms", timeout.as_str()),
     ];
-    let all = all_properties(cluster)?;
-    properties.extend(all.iter().map(|(key, value)| (key.as_str(), value.as_str())));
-    let parsed = ClientConfig::from_properties(properties).map_err(|error| Usage(error.to_string()))?;
-    Ok(parsed)
+    let mut all = all_properties(cluster)?;
+    properties.extend(pairs(&all));
+    let (config, unknown) = ClientConfig::from_properties(properties).map_err(wrong)?;
+    all.retain(|(name, _)| unknown.contains(name));
+    Ok((config, all))
 }
 
-fn refuse_unknown(unknown: &[String]) -> anyhow::Result<()> {
-    if unknown.is_empty() {
-        return Ok(());
+/// What becomes of properties that this command has no use for. One file serves all programs of a cluster, as with Kafka's own tools: what
+/// belongs to others is passed over, and what nobody knows is warned of. But a name that is nearly that of a setting is a mistake, and so is
+/// whatever the call names in vain.
+fn judge<'a>(unused: impl IntoIterator<Item = &'a str>, cluster: &Cluster) -> anyhow::Result<()> {
+    let mut mistakes = Vec::new();
+    for name in unused {
+        let is_of_call = cluster.properties.iter().any(|(known, _)| known == name);
+        match (is_known_property(name), nearest_property(name)) {
+            (true, _) if is_of_call => {
+                tracing::warn!(property = name, "this command has no use for this property");
+            }
+            (true, _) => {}
+            (false, Some(near)) => mistakes.push(format!("{name} (did you mean {near}?)")),
+            (false, None) if is_of_call => mistakes.push(name.to_owned()),
+            (false, None) => tracing::warn!(property = name, "there is no such property; it is passed over"),
+        }
     }
-    let told = unknown.iter().map(|name| match milena::security::nearest_property(name) {
-        Some(near) => format!("{name} (did you mean {near}?)"),
-        None => name.clone(),
-    });
-    Err(Usage(format!("-X: no such property: {}", told.collect::<Vec<_>>().join(", "))).into())
+    match mistakes.is_empty() {
+        true => Ok(()),
+        false => Err(Usage(format!("no such property: {}", mistakes.join(", "))).into()),
+    }
 }
 
 /// Those of the file, and those of the call after them.

@@ -261,6 +261,10 @@ impl ClientConfig {
                         Error::misuse(format!("{name} is {value:?}; it must be true or false"))
                     })?;
                 }
+                "config.providers" if !value.is_empty() => {
+                    return Err(Error::misuse("config.providers names classes of Java that fill values in")
+                        .with_remedy("leave it out, and write the values themselves"));
+                }
                 "broker.version.fallback" => config.broker_version_fallback = Some(value.to_owned()),
                 _ if security.take(name, value) => {}
                 _ => unknown.push(name.to_owned()),

@@ -193,9 +193,9 @@ impl Connection {
         let _ = life.wait_for(|life| matches!(life, Life::Ended { .. })).await;
     }
 
-    /// The next correlation id.
+    /// The next correlation id, never that of an authentication.
     pub(crate) fn correlation(&self) -> i32 {
-        self.0.next_correlation.fetch_add(1, Ordering::Relaxed) & i32::MAX
+        (self.0.next_correlation.fetch_add(1, Ordering::Relaxed) & i32::MAX).max(1)
     }
 
     /// Hands a request over; requests go out in the order in which these calls return.
@@ -438,7 +438,7 @@ impl Line {
     fn take(&mut self, request: Outgoing) {
         let gone = request.reply.as_ref().is_some_and(oneshot::Sender::is_closed);
         if gone {
-            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            self.release(request.correlation_id);
             return;
         }
         let now = Instant::now();
@@ -459,9 +459,14 @@ impl Line {
                 room: request.room,
                 reply,
             }),
-            None => {
-                self.in_flight.fetch_sub(1, Ordering::Relaxed);
-            }
+            None => self.release(request.correlation_id),
+        }
+    }
+
+    /// A request is done with. One of an authentication was never counted: no caller handed it over.
+    fn release(&self, correlation_id: i32) {
+        if correlation_id != sasl::CORRELATION {
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -512,7 +517,7 @@ impl Line {
                 self.used = Instant::now();
                 self.answered = true;
             }
-            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            self.release(id);
             let _ = pending.reply.send(Ok(frame));
         }
         Ok(())
@@ -551,8 +556,8 @@ impl Line {
     }
 
     fn fail_pending(&mut self, failure: &Failure) {
-        for pending in self.pending.drain(..) {
-            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        while let Some(pending) = self.pending.pop_front() {
+            self.release(pending.correlation_id);
             let sent = self.written >= pending.end;
             let _ = pending.reply.send(Err(failure.for_request(sent)));
         }

@@ -5,13 +5,19 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use milena::ErrorKind;
-use milena::sasl::{Oidc, OidcGrant, TokenSource};
+use milena::sasl::{Assertion, BearerToken, Oidc, OidcGrant, SignedAssertion, TokenSource};
 use milena::tls::{Identity, Store, TlsConfig, TlsVersions, Trust};
 use milena_testkit::kafka::{Certificates, TokenEndpoint, TokenOptions, or_skip};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::OnceCell;
 
@@ -31,17 +37,20 @@ fn secret() -> OidcGrant {
     OidcGrant::ClientCredentials { id: "service".to_owned(), secret: "s3cret".into(), url_encode: false }
 }
 
-fn assertion(key: PathBuf, algorithm: &str) -> OidcGrant {
-    OidcGrant::JwtBearer {
-        key_file: key,
+fn signed(key: PathBuf, algorithm: &str) -> Assertion {
+    Assertion::Signed(SignedAssertion {
         key_password: Some(Certificates::PASSWORD.into()),
         algorithm: algorithm.to_owned(),
         issuer: Some("service".to_owned()),
         subject: Some("service".to_owned()),
         audience: Some("https://localhost/token".to_owned()),
-        lifetime: Duration::from_secs(60),
-        backdated: Duration::from_secs(60),
-    }
+        with_id: true,
+        ..SignedAssertion::new(key)
+    })
+}
+
+fn assertion(key: PathBuf, algorithm: &str) -> OidcGrant {
+    OidcGrant::JwtBearer(signed(key, algorithm))
 }
 
 fn oidc(url: &str, grant: OidcGrant, tls: TlsConfig) -> Oidc {
@@ -135,10 +144,23 @@ async fn openssl_serves_rsa_and_ecdsa_in_both_versions_and_resumes_sessions() {
         let mut server = OpenSsl::start(certificates, name, &[version]).await;
         let source = oidc(&server.url(), secret(), trusting(certificates));
         for round in 1..=3 {
-            let (token, request) = tokio::join!(source.token(), server.serve());
+            let (token, request) = ask(&source, &mut server).await;
             assert_eq!(token.unwrap().value.expose().len(), 40_000, "{name} {version}");
-            assert_eq!(request, "grant_type=client_credentials");
+            assert_eq!(request.as_deref(), Some("grant_type=client_credentials"));
             assert_eq!(server.handshakes(), (round, 1), "{name} {version}: the session is resumed");
+        }
+    }
+}
+
+/// Asks, and has the server answer. One that refuses the connection has nothing to answer.
+async fn ask(source: &Oidc, server: &mut OpenSsl) -> (milena::Result<BearerToken>, Option<String>) {
+    let (asking, serving) = (source.token(), server.serve());
+    tokio::pin!(asking, serving);
+    let mut request = None;
+    loop {
+        tokio::select! {
+            token = &mut asking => return (token, request),
+            served = &mut serving, if request.is_none() => request = Some(served),
         }
     }
 }
@@ -183,6 +205,13 @@ async fn what_openssl_and_this_client_do_not_agree_on_is_told() {
     let other = Trust::Store(Store::pem_file(certificates.file("other-ca.pem")));
     let source = oidc(&old.url(), secret(), TlsConfig { trust: other, ..TlsConfig::default() });
     refused("an unknown authority", &source, &["CN=broker", "signed by CN=test-ca", "valid until"]).await;
+    let named = TlsConfig { server_name: Some("kafka.example".to_owned()), ..trusting(certificates) };
+    let words = ["CN=broker is not for the host kafka.example", "localhost"];
+    refused("another host", &oidc(&old.url(), secret(), named.clone()), &words).await;
+    // The certificate itself is trusted, for its own hosts.
+    let own = Trust::Store(Store::pem_file(certificates.file("broker-own.pem")));
+    refused("another host, pinned", &oidc(&old.url(), secret(), TlsConfig { trust: own, ..named }), &words)
+        .await;
     let suites = TlsConfig {
         cipher_suites: vec!["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256".to_owned()],
         versions: TlsVersions::Tls12,
@@ -206,7 +235,7 @@ async fn openssl_asks_for_a_certificate_and_takes_the_right_one() {
             let identity = Identity::new(Store::pem_file(certificates.file(&format!("{name}-all.pem"))));
             let tls = TlsConfig { identity: Some(identity), ..trusting(certificates) };
             let source = oidc(&server.url(), secret(), tls);
-            let (token, _) = tokio::join!(source.token(), server.serve());
+            let (token, _) = ask(&source, &mut server).await;
             token.unwrap_or_else(|error| panic!("{name} {version}: {error}"));
         }
         for name in [None, Some("stranger"), Some("expired")] {
@@ -225,11 +254,20 @@ async fn java_serves_rsa_and_ecdsa_in_both_versions_and_checks_what_we_sign() {
         return;
     };
     for port in ["rsa-1.2", "rsa-1.3", "ec-1.2", "ec-1.3"] {
+        let key = |name: &str| certificates.file(name);
+        let named = |id: Option<&str>| OidcGrant::ClientAssertion {
+            id: id.map(str::to_owned),
+            assertion: signed(key("client.key"), "RS256"),
+        };
         let grants = [
-            ("a secret", secret()),
-            ("RS256", assertion(certificates.file("client-encrypted.key"), "RS256")),
-            ("ES256", assertion(certificates.file("client-ec.key"), "ES256")),
+            ("secret", secret()),
+            ("assertion RS256", assertion(key("client-encrypted.key"), "RS256")),
+            ("assertion ES256", assertion(key("client-ec.key"), "ES256")),
+            ("client_assertion", named(None)),
+            ("client_assertion and id", named(Some("service"))),
         ];
+        let count = grants.len();
+        let ways: Vec<&str> = grants.iter().map(|(what, _)| *what).collect();
         for (what, grant) in grants {
             let source = oidc(&endpoint.url(port), grant, trusting(certificates));
             for _ in 0..2 {
@@ -240,10 +278,11 @@ async fn java_serves_rsa_and_ecdsa_in_both_versions_and_checks_what_we_sign() {
         let log = endpoint.requests();
         let log: Vec<&String> = log.iter().filter(|line| line.starts_with(port)).collect();
         let version = if port.ends_with("1.2") { "TLSv1.2" } else { "TLSv1.3" };
-        assert_eq!(log.len(), 6, "{log:?}");
+        assert_eq!(log.len(), 2 * count, "{log:?}");
         for (at, line) in log.iter().enumerate() {
             let resumed = format!("resumed={}", at % 2 == 1);
             assert!(line.contains(version) && line.contains(&resumed) && line.ends_with("granted"), "{line}");
+            assert!(line.contains(&format!(" by={} granted", ways[at / 2])), "{line}");
         }
     }
     let place = endpoint.url("rsa-1.3");
@@ -259,6 +298,13 @@ async fn java_serves_rsa_and_ecdsa_in_both_versions_and_checks_what_we_sign() {
     .await;
     let words = ["answered 400", "invalid_grant", "the signature is wrong"];
     refused_by(assertion(certificates.file("stranger.key"), "RS256"), &words).await;
+    let stranger = |id: &str, key: &str| OidcGrant::ClientAssertion {
+        id: Some(id.to_owned()),
+        assertion: signed(certificates.file(key), "RS256"),
+    };
+    let words = ["answered 401", "invalid_client", "the signature is wrong"];
+    refused_by(stranger("service", "stranger.key"), &words).await;
+    refused_by(stranger("other", "client.key"), &["answered 401", "invalid_client"]).await;
     for (key, words) in [("client.key", "no key for ES256"), ("absent.key", "absent.key")] {
         let source = oidc(&place, assertion(certificates.file(key), "ES256"), trusting(certificates));
         fails("a key that does not fit", &source, ErrorKind::Misuse, &[key, words]).await;
@@ -308,4 +354,47 @@ async fn a_replaced_certificate_is_shown_by_the_next_connection() {
     replace("ca.pem", &trusted);
     source.token().await.unwrap();
     assert!(seen().contains("peer=CN=client resumed=false"), "{}", seen());
+}
+
+/// Who is not asked for by name is shown a certificate that nobody trusts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_is_told_which_host_is_wanted() {
+    let Some(certificates) = certificates().await else { return };
+    let by_name = ["-servername", "localhost", "-cert2", "broker-own.pem", "-key2", "broker.key"];
+    let mut server = OpenSsl::start(certificates, "stranger", &by_name).await;
+    let source = oidc(&server.url(), secret(), trusting(certificates));
+    ask(&source, &mut server).await.0.unwrap();
+    // An address is no name.
+    let by_address = server.url().replace("localhost", "127.0.0.1");
+    refused("without a name", &oidc(&by_address, secret(), trusting(certificates)), &["CN=stranger"]).await;
+}
+
+/// Serves TLS with a certificate and a key that is not its own. What it has to say after the handshake never comes.
+async fn impostor(certificates: &Certificates, version: &'static SupportedProtocolVersion) -> String {
+    let chain = CertificateDer::pem_file_iter(certificates.file("broker.pem")).unwrap();
+    let chain = chain.map(|certificate| certificate.unwrap()).collect();
+    let key = PrivateKeyDer::from_pem_file(certificates.file("stranger.key")).unwrap();
+    let provider = Arc::new(rustls_graviola::default_provider());
+    let key = provider.key_provider.load_private_key(key).unwrap();
+    let resolver = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+    let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+    let config = config.with_no_client_auth().with_cert_resolver(Arc::new(resolver));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let _ = tokio_rustls::TlsAcceptor::from(Arc::new(config.clone())).accept(stream).await;
+        }
+    });
+    format!("https://localhost:{port}/token")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_shows_the_certificate_without_its_key_is_not_taken_for_the_server() {
+    let Some(certificates) = certificates().await else { return };
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let url = impostor(certificates, version).await;
+        let words = ["does not have the key of its certificate"];
+        refused("a stolen certificate", &oidc(&url, secret(), trusting(certificates)), &words).await;
+    }
 }

@@ -50,7 +50,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (address, _broker) = match &args.bootstrap {
         Some(address) => (address.clone(), None),
         None => {
-            let broker = Broker::start_to_measure(&args.kafka, memory.is_dir().then_some(memory), None)?;
+            let broker =
+                Broker::start_to_measure(&args.kafka, memory.is_dir().then_some(memory), None, false)?;
             (broker.address().to_owned(), Some(broker))
         }
     };

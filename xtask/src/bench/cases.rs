@@ -38,6 +38,9 @@ pub(crate) struct Case {
     pub(crate) profile: String,
     pub(crate) keys: bool,
     pub(crate) threads: u32,
+    /// Over TLS, beside the same in plaintext.
+    #[serde(default)]
+    pub(crate) tls: bool,
     /// Every way of a client is measured, not its main ones only.
     pub(crate) detailed: bool,
 }
@@ -55,6 +58,7 @@ impl Case {
             profile: TUNED.to_owned(),
             keys: false,
             threads: 1,
+            tls: false,
             detailed: partitions != 1000 && value_size == 100 && codec == "none",
         }
     }
@@ -78,6 +82,9 @@ impl Case {
         }
         if self.keys {
             text += ", a key and 3 headers";
+        }
+        if self.tls {
+            text += ", over TLS 1.3";
         }
         if self.threads > 1 {
             text += &format!(", {} threads on one client, not pinned", self.threads);
@@ -122,6 +129,9 @@ pub(crate) fn all() -> Vec<Case> {
         let base = || Case::new(role, 6, 100, "none");
         cases.push(base().named("keys", |case| case.keys = true));
         cases.push(base().named("default", |case| case.profile = DEFAULT.to_owned()));
+        for size in [100, 1000] {
+            cases.push(Case::new(role, 6, size, "none").named("tls", |case| case.tls = true));
+        }
         let wide = Case::new(role, 1000, 100, "none");
         cases.push(wide.named("default", |case| case.profile = DEFAULT.to_owned()));
     }
@@ -163,6 +173,7 @@ pub(crate) fn select(names: &[String]) -> Result<Vec<Case>> {
     let is_wanted = |case: &Case, name: &str| match name {
         "all" => true,
         "bars" => BARS.contains(&case.name.as_str()),
+        "tls" => case.tls,
         name => case.name == name || name.ends_with('*') && case.name.starts_with(name.trim_end_matches('*')),
     };
     let bars = ["bars".to_owned()];
@@ -196,7 +207,8 @@ mod tests {
         assert_eq!(names.len(), count);
         assert_eq!(select(&[]).unwrap().len(), BARS.len());
         assert_eq!(select(&["consume-6-100".to_owned()]).unwrap().len(), 1);
-        assert_eq!(select(&["consume-6-100*".to_owned()]).unwrap().len(), 5);
+        assert_eq!(select(&["consume-6-100*".to_owned()]).unwrap().len(), 6);
+        assert_eq!(select(&["tls".to_owned()]).unwrap().len(), 4);
         assert_eq!(select(&["all".to_owned()]).unwrap().len(), count);
         assert!(select(&["consume-7".to_owned()]).is_err());
         assert_eq!(smoke().len(), 9);

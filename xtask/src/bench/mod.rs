@@ -11,6 +11,7 @@ mod profile;
 mod report;
 mod results;
 mod runs;
+mod tls_report;
 mod values;
 
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ pub(crate) struct Args {
     /// The clients, separated by commas; floor is always there.
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
-    /// The cases, separated by commas: names, beginnings of names, `bars` (what the bars need, the default) or `all`.
+    /// The cases, separated by commas: names, beginnings of names (`consume-6*`), `bars` (what the bars need, the default), `tls` or `all`.
     #[arg(long, value_delimiter = ',')]
     cases: Vec<String>,
     /// Only these ways of milena, such as ticket or recv, separated by commas.
@@ -45,7 +46,7 @@ pub(crate) struct Args {
     /// Keep the results in this file; cases that are there already are replaced, others stay.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Write docs/performance.md from the results, with those of the file.
+    /// Write docs/performance.md from the results, with those of the file, and docs/security-performance.md from those over TLS.
     #[arg(long)]
     write_docs: bool,
     /// Also sample where the floor and milena spend their time, with `perf`.
@@ -88,12 +89,21 @@ pub(crate) fn peers(args: &Args) -> Result<()> {
         println!("{} cases: all counts and checksums agree", results.cases.len());
         return Ok(());
     }
-    let bars = bars::judge(&results);
-    println!("{}", report::tables(&results));
-    println!("{}", report::bars(&bars));
-    if args.write_docs {
-        let path = root().join("docs/performance.md");
-        std::fs::write(&path, report::document(&results, &bars))?;
+    let (secured, plain) = results.split();
+    let mut documents = Vec::new();
+    if !plain.cases.is_empty() {
+        let bars = bars::judge(&plain);
+        println!("{}", report::tables(&plain));
+        println!("{}", report::bars(&bars));
+        documents.push(("docs/performance.md", report::document(&plain, &bars)));
+    }
+    if !secured.cases.is_empty() {
+        println!("{}", tls_report::tables(&secured));
+        documents.push(("docs/security-performance.md", tls_report::document(&secured)));
+    }
+    for (name, text) in documents.iter().filter(|_| args.write_docs) {
+        let path = root().join(name);
+        std::fs::write(&path, text)?;
         println!("wrote {}", path.display());
     }
     Ok(())

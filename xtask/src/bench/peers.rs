@@ -49,6 +49,9 @@ impl Peer {
 
     /// Its ways of doing the case. The first is the main one; the others are measured where a case is detailed, or asked for.
     pub(crate) fn modes(self, case: &Case) -> Vec<&'static str> {
+        if case.tls {
+            return self.tls_modes(case.role).to_vec();
+        }
         let all: &[&str] = match (self, case.role) {
             (Self::Floor, Role::Consume) => &["full", "raw", "crc", "full:524288"],
             (Self::Floor, Role::Produce) => &["full", "raw", "crc"],
@@ -67,7 +70,21 @@ impl Peer {
         };
         if case.detailed { all.to_vec() } else { all.iter().copied().take(1).collect() }
     }
+
+    /// Its ways of doing a case over TLS: by its own choice of cryptography, by others, and without TLS. Who has no figures here has none.
+    fn tls_modes(self, role: Role) -> &'static [&'static str] {
+        match (self, role) {
+            (Self::Floor, _) => &["full"],
+            (Self::Milena, Role::Consume) => &["batches", "batches+ring", "batches+aws-lc", "batches+plain"],
+            (Self::Milena, Role::Produce) => &["ticket", "ticket+ring", "ticket+aws-lc", "ticket+plain"],
+            (Self::Rdkafka, _) => &["best", "best+plain"],
+            _ => &[],
+        }
+    }
 }
+
+/// The end of a mode's name for the same work without TLS.
+pub(crate) const PLAIN: &str = "+plain";
 
 /// A peer that can be run.
 #[derive(Debug)]
@@ -128,7 +145,11 @@ fn rust(peer: Peer, package: &str, folder: &Path, is_optimised: bool) -> Result<
             let commit = output(Command::new("git").args(describe).current_dir(root())).unwrap_or_default();
             format!("commit {}", commit.trim())
         }
-        Peer::Rdkafka => locked(&["rdkafka", "rdkafka-sys"])?,
+        Peer::Rdkafka => {
+            let openssl = output(Command::new("openssl").arg("version")).unwrap_or_default();
+            let openssl = openssl.split(" (").next().unwrap_or_default().trim();
+            format!("{}, {openssl}", locked(&["rdkafka", "rdkafka-sys"])?)
+        }
         peer => locked(&[peer.name()])?,
     };
     Ok(Program { peer, words: vec![program.into()], version: format!("{what}; {}", rustc.trim()) })

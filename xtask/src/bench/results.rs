@@ -100,6 +100,19 @@ impl Results {
         serde_json::from_str(&text).with_context(|| path.display().to_string())
     }
 
+    /// The cases over TLS, and the others.
+    pub(crate) fn split(self) -> (Self, Self) {
+        let (secured, plain) = self.cases.into_iter().partition(|(_, measured)| measured.case.tls);
+        let with = |cases| Self {
+            machine: self.machine.clone(),
+            broker: self.broker.clone(),
+            versions: self.versions.clone(),
+            not_run: self.not_run.clone(),
+            cases,
+        };
+        (with(secured), with(plain))
+    }
+
     pub(crate) fn save(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self)?;
         std::fs::write(path, text).with_context(|| path.display().to_string())

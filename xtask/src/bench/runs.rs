@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::cases::{Case, Role, TUNED};
-use super::peers::{Peer, Program};
+use super::peers::{PLAIN, Peer, Program};
 use super::profile;
 use super::results::{Line, Measured, Results};
 use super::values;
 use crate::command::{Scratch, output, succeeds};
-use crate::kafka::Broker;
+use crate::kafka::{Broker, TlsListener};
 
 /// How long one run of a peer may take.
 const LONGEST_RUN: Duration = Duration::from_secs(180);
@@ -93,11 +93,15 @@ pub(crate) fn run(plan: &Plan, cases: &[Case], results: &mut Results) -> Result<
     if !is_pinned {
         eprintln!("warning: broker and client share cores: one core, or no taskset");
     }
+    let wants_tls = cases.iter().any(|case| case.tls);
     // Held until all was measured.
-    let (address, about, _broker) = match &plan.bootstrap {
+    let (address, about, broker) = match &plan.bootstrap {
+        Some(_) if wants_tls => {
+            bail!("cases over TLS need a broker that is started for them: no --bootstrap")
+        }
         Some(address) => (address.clone(), "started by hand".to_owned(), None),
         None => {
-            let broker = Broker::start_to_measure(&plan.kafka, folder, is_pinned.then_some(0))?;
+            let broker = Broker::start_to_measure(&plan.kafka, folder, is_pinned.then_some(0), wants_tls)?;
             let place = if folder.is_some() { "a tmpfs" } else { "the disk" };
             let about = format!("{}, log on {place}", broker.how());
             (broker.address().to_owned(), about, Some(broker))
@@ -111,6 +115,7 @@ pub(crate) fn run(plan: &Plan, cases: &[Case], results: &mut Results) -> Result<
         plan,
         programs: &programs,
         broker: &address,
+        tls: broker.as_ref().and_then(Broker::tls),
         folder: scratch.path().to_owned(),
         core: is_pinned.then_some(1),
         filled: None,
@@ -150,6 +155,8 @@ struct Session<'a> {
     plan: &'a Plan,
     programs: &'a [Program],
     broker: &'a str,
+    /// The broker's listener with TLS.
+    tls: Option<&'a TlsListener>,
     folder: PathBuf,
     core: Option<usize>,
     /// The topic that was written to be read.
@@ -310,9 +317,16 @@ impl<'a> Session<'a> {
         // Threads are there to use several cores.
         let core = if case.threads > 1 || case.name.contains("threads") { None } else { self.core };
         let mut command = program.command(core);
+        // The floor has no TLS: it writes what is read, and reads what was written.
+        let is_plain = !case.tls || program.peer == Peer::Floor || mode.ends_with(PLAIN);
+        let mode = mode.trim_end_matches(PLAIN);
         // The client's main way with the other settings, in the same rounds.
         let (mode, profile) = if mode == TUNED { ("", TUNED) } else { (mode, case.profile.as_str()) };
-        command.args(["--bootstrap", self.broker, "--topic", topic, "--role", role, "--mode", mode]);
+        match self.tls.filter(|_| !is_plain) {
+            Some(tls) => command.args(["--bootstrap", &tls.address, "--tls"]).arg(&tls.authority),
+            None => command.args(["--bootstrap", self.broker]),
+        };
+        command.args(["--topic", topic, "--role", role, "--mode", mode]);
         command.arg("--values").arg(values::file(&self.folder, case)?);
         let numbers = [
             ("--partitions", case.partitions),

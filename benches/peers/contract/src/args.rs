@@ -79,6 +79,8 @@ pub struct Args {
     pub rate: u64,
     /// Records in a batch, for who makes batches by hand; 0 is the peer's choice.
     pub batch_records: u64,
+    /// The file of the authority that signed the broker's certificate; plaintext without it.
+    pub tls: Option<String>,
     /// Keep connections open after the result until standard input ends, so that they can be looked at.
     pub hold: bool,
 }
@@ -103,6 +105,7 @@ impl Args {
             threads: 1,
             rate: 1000,
             batch_records: 0,
+            tls: None,
             hold: false,
         };
         let mut words = std::env::args().skip(1);
@@ -157,6 +160,7 @@ impl Args {
             "--threads" => self.threads = number(value)?,
             "--rate" => self.rate = number(value)?,
             "--batch-records" => self.batch_records = number(value)?,
+            "--tls" => self.tls = Some(value.to_owned()),
             "--hold" => self.hold = value == "true",
             _ => bail!("no such option"),
         }

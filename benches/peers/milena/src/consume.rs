@@ -12,9 +12,10 @@ use milena::{
 const WAIT: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(args: &Args) -> Result<()> {
-    let client = Client::connect(args.bootstrap.as_str()).await?;
+    let (mode, cryptography) = crate::mode(args);
+    let client = crate::connect(args, cryptography).await?;
     let mut meter = Meter::new(args);
-    match args.mode.trim_end_matches("-mt") {
+    match mode.trim_end_matches("-mt") {
         "fetcher" => fetcher(args, &client, &mut meter).await?,
         "" | "batches" => batches(args, &mut consumer(args, &client)?, &mut meter).await?,
         "next" => next(args, &mut consumer(args, &client)?, &mut meter).await?,

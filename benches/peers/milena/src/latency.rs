@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use contract::{Args, Latencies, Values};
-use milena::{Client, Producer, ProducerConfig, ProducerRecord};
+use milena::{Producer, ProducerConfig, ProducerRecord};
 use tokio::sync::mpsc;
 
 pub(crate) async fn run(args: &Args) -> Result<()> {
     let epoch = Instant::now();
-    let client = Client::connect(args.bootstrap.as_str()).await?;
+    let client = crate::connect(args, None).await?;
     let producer =
         Producer::new(&client, ProducerConfig { linger: Duration::ZERO, ..crate::produce::config(args) })?;
     let writer = Writer { epoch, producer, values: Values::load(args)?, args: args.clone(), sent: 0 };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use contract::{Args, Codec, Meter, Profile, Shape, Usage, Values};
-use milena::{Client, Compression, Header, Idempotence, Producer, ProducerConfig, ProducerRecord, Ticket};
+use milena::{Compression, Header, Idempotence, Producer, ProducerConfig, ProducerRecord, Ticket};
 
 /// Records of a partition that are sent at a time by `Many`.
 const RUN: usize = 16;
@@ -24,13 +24,14 @@ enum Way {
 }
 
 pub(crate) async fn run(args: &Args) -> Result<()> {
-    let way = match args.mode.trim_end_matches("-mt") {
+    let (mode, cryptography) = crate::mode(args);
+    let way = match mode.trim_end_matches("-mt") {
         "" | "ticket" => Way::Ticket,
         "awaited" => Way::Awaited,
         "many" => Way::Many,
         other => bail!("no mode {other:?}"),
     };
-    let client = Client::connect(args.bootstrap.as_str()).await?;
+    let client = crate::connect(args, cryptography).await?;
     let producer = Producer::new(&client, config(args))?;
     let mut meter = Meter::new(args);
     write(args, &producer, args.warm, way, &mut meter).await?;

@@ -25,12 +25,19 @@ fn main() -> Result<()> {
     }
 }
 
-fn consumer(args: &Args) -> Result<BaseConsumer> {
+/// What both sides have in common.
+fn client(args: &Args) -> ClientConfig {
     let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &args.bootstrap);
+    if let Some(authority) = &args.tls {
+        config.set("security.protocol", "ssl").set("ssl.ca.location", authority);
+    }
     config
-        .set("bootstrap.servers", &args.bootstrap)
-        .set("group.id", "bench")
-        .set("enable.auto.commit", "false");
+}
+
+fn consumer(args: &Args) -> Result<BaseConsumer> {
+    let mut config = client(args);
+    config.set("group.id", "bench").set("enable.auto.commit", "false");
     if args.profile == Profile::Tuned {
         config
             .set("check.crcs", "true")
@@ -83,8 +90,8 @@ impl ProducerContext for Counts {
 }
 
 fn producer(args: &Args, linger: &str, counts: &Counts) -> Result<ThreadedProducer<Counts>> {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &args.bootstrap).set("enable.idempotence", "true").set("acks", "all");
+    let mut config = client(args);
+    config.set("enable.idempotence", "true").set("acks", "all");
     config.set(
         "compression.type",
         match args.codec {

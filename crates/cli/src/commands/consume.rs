@@ -32,11 +32,14 @@ pub(crate) async fn run(global: &Global, args: &Consume) -> anyhow::Result<()> {
     if args.count == Some(0) {
         return Ok(());
     }
-    let client = connect::client(global, &args.cluster).await?;
-    let isolation = if args.read_uncommitted { Isolation::ReadUncommitted } else { Isolation::ReadCommitted };
+    let (config, consumer) =
+        connect::consumer_config(global, &args.cluster, &[("isolation.level", "read_committed")])?;
+    let client = Client::connect(config).await.context("cannot connect")?;
+    let isolation = if args.read_uncommitted { Isolation::ReadUncommitted } else { consumer.isolation };
     let partitions = partitions_of(&client, &args.topic, args.partition).await?;
     let positions = start(&client, &partitions, &args.offset, isolation).await?;
-    let config = ConsumerConfig { isolation, ..ConsumerConfig::default() };
+    // The call says where to begin, and no group is told how far it came.
+    let config = ConsumerConfig { isolation, group: None, ..consumer };
     let mut consumer = Consumer::new(&client, config)?;
     consumer.assign(positions.into_iter().map(|(partition, offset)| (partition, Start::At(offset.into()))));
     let mut reading = Reading {

@@ -2,8 +2,8 @@
 //!
 //! [`Credentials`] begin an exchange for each connection; the exchange itself is a [`Mechanism`] of `milena-core`, which this crate
 //! drives over SaslHandshake and SaslAuthenticate, or over bare frames where brokers are older than 1.0. Where a broker limits how long
-//! an authentication is good for (KIP-368), it is renewed on the open connection, between 85 and 95 % of that time; no request
-//! fails for it.
+//! an authentication is good for (KIP-368), it is renewed on the open connection, between 85 and 95 % of that time and a second
+//! before its end; no request fails for it.
 //!
 //! ```
 //! use milena::ClientConfig;
@@ -13,6 +13,7 @@
 //! assert!(!format!("{config:?}").contains("alice-secret"));
 //! ```
 
+mod assertion;
 mod driver;
 mod gssapi;
 mod msk;
@@ -24,6 +25,7 @@ mod renewal;
 use std::fmt;
 use std::sync::Arc;
 
+pub use assertion::{Assertion, SignedAssertion};
 pub use gssapi::{
     Canonicalize, Enctype, KdcAddress, Kerberos, KerberosConfig, KerberosError, KerberosErrorKind,
     KerberosOptions, Krb5LoginModule, TicketOptions,

@@ -46,11 +46,16 @@ impl Default for RefreshPolicy {
     }
 }
 
+/// What is left at least of a token that is used, where its lifetime allows it. A broker lets a connection live as long as its token, and one
+/// that could not be authenticated anew in that time would have to be replaced.
+const LEFT: Duration = Duration::from_secs(3);
+
 impl RefreshPolicy {
     /// When a token that came at `now` and expires at `expires` is replaced; `random` is in `[0, 1)`.
     fn refresh_at(&self, now: SystemTime, expires: SystemTime, random: f64) -> SystemTime {
         let lifetime = expires.duration_since(now).unwrap_or(Duration::ZERO);
-        let window = lifetime.mul_f64((self.window + self.jitter * random).clamp(0.0, 1.0));
+        let latest = if lifetime < LEFT * 2 { lifetime } else { lifetime - LEFT };
+        let window = lifetime.mul_f64((self.window + self.jitter * random).clamp(0.0, 1.0)).min(latest);
         // Both limits hold only where they fit into the lifetime.
         if self.least + self.buffer >= lifetime {
             return now + window;
@@ -229,7 +234,12 @@ mod tests {
         assert_eq!((at(3600, 0.0), at(3600, 1.0)), (2880, 3060));
         assert_eq!(at(1000, 0.0), 700, "300 s are left");
         assert_eq!(at(100, 0.0), 80, "limits that do not fit are left out");
-        assert_eq!(at(0, 0.5), 0);
+        assert_eq!(
+            (at(10, 0.0), at(6, 1.0)),
+            (7, 3),
+            "enough is left for an authentication on the open connection"
+        );
+        assert_eq!((at(5, 0.0), at(0, 0.5)), (4, 0));
     }
 
     #[derive(Debug)]

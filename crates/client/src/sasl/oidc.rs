@@ -1,17 +1,17 @@
-//! Tokens from an OpenID Connect provider: client credentials (RFC 6749, 4.4) and JWT bearer (RFC 7523), over our own TLS.
+//! Tokens from an OpenID Connect provider: client credentials (RFC 6749, 4.4) by a secret or an assertion, and JWT bearer (RFC 7523), over
+//! our own TLS.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use milena_core::sasl::oidc::{self, HttpAnswer, MAX_ANSWER};
 use milena_core::sasl::{BearerToken, SaslError, SaslErrorKind, Secret};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zeroize::Zeroizing;
 
-use super::TokenSource;
+use super::{Assertion, TokenSource};
 use crate::connection::FailureKind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tls::{self, TlsConfig, TlsDialer};
@@ -30,30 +30,15 @@ pub enum OidcGrant {
         /// Kafka: no. Kafka: `sasl.oauthbearer.header.urlencode`.
         url_encode: bool,
     },
-    /// By a JWT that we sign. Kafka: `sasl.oauthbearer.assertion.*` (KIP-1139).
-    JwtBearer {
-        /// The file of the private key, in PEM.
-        key_file: PathBuf,
-        /// What the key is encrypted with.
-        key_password: Option<Secret>,
-        /// `RS256` or `ES256`.
-        algorithm: String,
-        /// The claim `iss`.
-        issuer: Option<String>,
-        /// The claim `sub`.
-        subject: Option<String>,
-        /// The claim `aud`.
-        audience: Option<String>,
-        /// How long what we sign is valid.
-        lifetime: Duration,
-        /// Since how long it has been valid when it is signed (`nbf`), for endpoints whose clock is behind. Default in Kafka: 60 s.
-        backdated: Duration,
+    /// By a JWT in the place of the secret (RFC 7523, 2.2). Kafka: what `sasl.oauthbearer.assertion.file` or `..assertion.claim.iss` choose.
+    ClientAssertion {
+        /// The client's id, where the endpoint wants it beside the assertion.
+        id: Option<String>,
+        /// The assertion.
+        assertion: Assertion,
     },
-    /// By a JWT that someone else signs and keeps fresh in a file, which is read for each token. Kafka: `sasl.oauthbearer.assertion.file`.
-    Assertion {
-        /// The file.
-        file: PathBuf,
-    },
+    /// By a JWT that is itself the grant (RFC 7523, 2.1). Kafka: `sasl.oauthbearer.jwt.retriever.class` of `JwtBearerJwtRetriever`.
+    JwtBearer(Assertion),
 }
 
 /// A [`TokenSource`] that asks a token endpoint.
@@ -63,6 +48,7 @@ pub struct Oidc {
     grant: OidcGrant,
     scope: Option<String>,
     dialer: Arc<dyn Dial>,
+    connect_timeout: Duration,
     timeout: Duration,
 }
 
@@ -98,7 +84,14 @@ impl Oidc {
                 Arc::new(TcpDialer)
             }
         };
-        Ok(Self { url, grant, scope, dialer, timeout })
+        Ok(Self { url, grant, scope, dialer, connect_timeout: timeout, timeout })
+    }
+
+    /// The same with a bound of its own for connecting, TLS included. Default: the one for everything.
+    #[must_use]
+    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
     }
 
     async fn ask(&self) -> Result<BearerToken> {
@@ -123,8 +116,12 @@ impl Oidc {
         }
         head.push_str("\r\n");
         head.push_str(&body);
-        let stream =
-            self.dialer.dial(&self.url.host, self.url.port).await.map_err(|error| self.unreached(&error))?;
+        let dial = self.dialer.dial(&self.url.host, self.url.port);
+        let stream = tokio::time::timeout(self.connect_timeout, dial).await.unwrap_or_else(|_| {
+            let text = format!("no connection within {:?}", self.connect_timeout);
+            Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text))
+        });
+        let stream = stream.map_err(|error| self.unreached(&error))?;
         // In TLS 1.3 a refused client certificate is told in the place of the answer.
         let answer = exchange(stream, head.as_bytes(), |error| self.unreached(&error)).await?;
         let now = SystemTime::now();
@@ -213,57 +210,29 @@ fn prepare(grant: &OidcGrant) -> Result<(Zeroizing<String>, Option<Zeroizing<Str
             let header = format!("Authorization: Basic {}\r\n", STANDARD.encode(pair.as_bytes()));
             Ok((Zeroizing::new("grant_type=client_credentials".to_owned()), Some(Zeroizing::new(header))))
         }
-        OidcGrant::Assertion { file } => {
-            let assertion = super::oauth::read_token(file)?;
-            Ok((jwt_form(assertion.expose_text().unwrap_or_default().trim()), None))
-        }
-        OidcGrant::JwtBearer {
-            key_file,
-            key_password,
-            algorithm,
-            issuer,
-            subject,
-            audience,
-            lifetime,
-            backdated,
-        } => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-            let mut claims = serde_json::json!({
-                "iat": now.as_secs(),
-                "nbf": now.saturating_sub(*backdated).as_secs(),
-                "exp": (now + *lifetime).as_secs(),
-                "jti": uuid::Uuid::from_u128(random()?).to_string(),
-            });
-            if let Some(claims) = claims.as_object_mut() {
-                for (name, value) in [("iss", issuer), ("sub", subject), ("aud", audience)] {
-                    if let Some(value) = value {
-                        claims.insert(name.to_owned(), value.clone().into());
-                    }
-                }
+        OidcGrant::ClientAssertion { id, assertion } => {
+            let kind = "urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer";
+            let mut form = with_assertion(
+                &format!("grant_type=client_credentials&client_assertion_type={kind}&client_assertion="),
+                assertion,
+            )?;
+            if let Some(id) = id {
+                form.push_str("&client_id=");
+                form.push_str(&percent(id));
             }
-            let header = serde_json::json!({ "alg": algorithm, "typ": "JWT" });
-            let signed = format!(
-                "{}.{}",
-                URL_SAFE_NO_PAD.encode(header.to_string()),
-                URL_SAFE_NO_PAD.encode(claims.to_string())
-            );
-            let signature = tls::sign_jwt(key_file, key_password.as_ref(), algorithm, signed.as_bytes())?;
-            let assertion = Zeroizing::new(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)));
-            Ok((jwt_form(&assertion), None))
+            Ok((form, None))
+        }
+        OidcGrant::JwtBearer(assertion) => {
+            let kind = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
+            Ok((with_assertion(&format!("grant_type={kind}&assertion="), assertion)?, None))
         }
     }
 }
 
-fn jwt_form(assertion: &str) -> Zeroizing<String> {
-    let grant = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
-    Zeroizing::new(format!("grant_type={grant}&assertion={}", percent(assertion)))
-}
-
-fn random() -> Result<u128> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Error::new(ErrorKind::Io, format!("the system gives no random numbers: {error}")))?;
-    Ok(u128::from_be_bytes(bytes))
+/// A form that ends in the assertion.
+fn with_assertion(form: &str, assertion: &Assertion) -> Result<Zeroizing<String>> {
+    let assertion = assertion.make()?;
+    Ok(Zeroizing::new(format!("{form}{}", percent(assertion.expose_text().unwrap_or_default()))))
 }
 
 impl Url {

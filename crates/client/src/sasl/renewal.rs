@@ -61,6 +61,10 @@ struct Running {
 /// The least time between a connection's authentications: brokers refuse two within a second.
 const LEAST: Duration = Duration::from_millis(1100);
 
+/// How long before its end an authentication is renewed at the latest, where it is long enough for that: what is on its way must be with
+/// the broker by then.
+const SLACK: Duration = Duration::from_secs(1);
+
 impl Renewal {
     pub(crate) fn new(session: &Session, versions: Arc<BrokerVersions>) -> Self {
         let mut renewal = Self {
@@ -91,7 +95,8 @@ impl Renewal {
         };
         // Not all connections at the same time, and before a slow network or another clock makes it too late.
         let part = 0.85 + 0.1 * self.rng.unit();
-        let due = lifetime.mul_f64(part);
+        let latest = lifetime.saturating_sub(SLACK);
+        let due = lifetime.mul_f64(part).min(if latest < LEAST { lifetime } else { latest });
         if due < LEAST {
             // Too short to be renewed: it ends early enough for what is on its way.
             (self.due, self.expires) = (now + lifetime / 2, Some(now + lifetime / 2));
@@ -187,16 +192,27 @@ impl Wire for LineWire {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+    use crate::connection::{Connection, Established, Life, Limits};
+    use crate::frames::FrameReader;
     use crate::sasl::{Peer, Plain};
 
-    fn renewal(lifetime: Duration, seed: u64) -> Renewal {
-        let authenticator = Arc::new(Authenticator {
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
+    fn alice() -> Arc<Authenticator> {
+        Arc::new(Authenticator {
             credentials: Arc::new(Plain::new("alice", "secret")),
             peer: Peer { host: Arc::from("a"), port: 1 },
             client_id: Arc::from("test"),
-        });
-        let session = Session { authenticator, lifetime, timeout: Duration::from_secs(30), seed };
+        })
+    }
+
+    fn renewal(lifetime: Duration, seed: u64) -> Renewal {
+        let session = Session { authenticator: alice(), lifetime, timeout: TIMEOUT, seed };
         Renewal::new(&session, Arc::new(BrokerVersions::assumed_pre_apiversions()))
     }
 
@@ -214,6 +230,63 @@ mod tests {
             assert!(matches!(renewal.next().await, RenewalEvent::Failed(_)));
             assert!(!renewal.holds());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_authentication_is_renewed_a_second_before_its_end() {
+        for seed in 0..50 {
+            let began = Instant::now();
+            let RenewalEvent::Ask(_) = renewal(Duration::from_secs(4), seed).next().await else { panic!() };
+            assert!((2990..=3010).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+            // One that is shorter still is renewed at its own part.
+            let began = Instant::now();
+            let RenewalEvent::Ask(_) = renewal(Duration::from_secs(2), seed).next().await else { panic!() };
+            assert!((1700..=1910).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+        }
+    }
+
+    /// A broker of 2.4 on one end of a pipe: it takes every authentication, for 10 s each. Ends with the connection.
+    async fn grant(mut stream: tokio::io::DuplexStream, renewed: Arc<AtomicUsize>) {
+        while let Ok(length) = stream.read_u32().await {
+            let mut request = vec![0; length as usize];
+            stream.read_exact(&mut request).await.unwrap();
+            let mut answer = vec![0, 0, 0, 0];
+            match request[..2] {
+                // No error, no mechanisms.
+                [0, 17] => answer.extend([0; 6]),
+                // No error, no text, no token.
+                [0, 36] => {
+                    answer.extend([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+                    answer.extend(10_000_u64.to_be_bytes());
+                    renewed.fetch_add(1, Ordering::SeqCst);
+                }
+                ref other => panic!("api {other:?}"),
+            }
+            stream.write_u32(answer.len() as u32).await.unwrap();
+            stream.write_all(&answer).await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_authentication_renewed_again_and_again_leaves_its_connection_free() {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let renewed = Arc::new(AtomicUsize::new(0));
+        tokio::spawn(grant(theirs, Arc::clone(&renewed)));
+        let session =
+            Session { authenticator: alice(), lifetime: Duration::from_secs(10), timeout: TIMEOUT, seed: 1 };
+        let established = Established {
+            stream: Box::new(ours),
+            frames: FrameReader::new(1 << 20),
+            versions: BrokerVersions::of_release("2.4.0").unwrap(),
+            session: Some(session),
+        };
+        let limits = Limits { max_in_flight: 4, request_timeout: TIMEOUT, idle: Duration::from_secs(3600) };
+        let runtime = tokio::runtime::Handle::current();
+        let connection = Connection::start(&runtime, Arc::from("a"), limits, async { Ok(established) });
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(renewed.load(Ordering::SeqCst) >= 6, "{renewed:?}");
+        assert!(matches!(connection.life(), Life::Ready(_)), "{:?}", connection.life());
+        assert_eq!(connection.load(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use milena_core::sasl::Secret;
 
-pub use names::nearest_property;
+pub use names::{is_known_property, nearest_property};
 pub use properties_file::parse_properties;
 
 use crate::config::ClientConfig;
@@ -77,6 +77,15 @@ impl SecurityProperties {
     fn list(&self, name: &str) -> Vec<String> {
         let text = self.text(name).unwrap_or_default();
         text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// Whether a setting is on; off is the default.
+    fn flag(&self, name: &str) -> Result<bool> {
+        match self.text(name).map(str::to_ascii_lowercase).as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(Error::misuse(format!("{name} is {other:?}; it must be true or false"))),
+        }
     }
 
     /// A number, or its default.

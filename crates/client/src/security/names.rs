@@ -1,7 +1,7 @@
 //! The names of settings.
 
 /// Security settings that are understood, and those that are known and have no meaning here.
-const SECURITY: [&str; 64] = [
+const SECURITY: [&str; 73] = [
     "java.security.auth.login.config",
     "sasl.client.callback.handler.class",
     "sasl.jaas.config",
@@ -11,6 +11,7 @@ const SECURITY: [&str; 64] = [
     "sasl.kerberos.ticket.renew.jitter",
     "sasl.kerberos.ticket.renew.window.factor",
     "sasl.login.callback.handler.class",
+    "sasl.login.class",
     "sasl.login.connect.timeout.ms",
     "sasl.login.read.timeout.ms",
     "sasl.login.refresh.buffer.seconds",
@@ -31,11 +32,19 @@ const SECURITY: [&str; 64] = [
     "sasl.oauthbearer.assertion.file",
     "sasl.oauthbearer.assertion.private.key.file",
     "sasl.oauthbearer.assertion.private.key.passphrase",
+    "sasl.oauthbearer.assertion.template.file",
     "sasl.oauthbearer.client.credentials.client.id",
     "sasl.oauthbearer.client.credentials.client.secret",
     "sasl.oauthbearer.clock.skew.seconds",
+    "sasl.oauthbearer.expected.audience",
+    "sasl.oauthbearer.expected.issuer",
     "sasl.oauthbearer.header.urlencode",
+    "sasl.oauthbearer.jwks.endpoint.refresh.ms",
+    "sasl.oauthbearer.jwks.endpoint.retry.backoff.max.ms",
+    "sasl.oauthbearer.jwks.endpoint.retry.backoff.ms",
+    "sasl.oauthbearer.jwks.endpoint.url",
     "sasl.oauthbearer.jwt.retriever.class",
+    "sasl.oauthbearer.jwt.validator.class",
     "sasl.oauthbearer.scope",
     "sasl.oauthbearer.scope.claim.name",
     "sasl.oauthbearer.sub.claim.name",
@@ -68,35 +77,106 @@ const SECURITY: [&str; 64] = [
     "ssl.truststore.type",
 ];
 
-/// Other settings of clients, for who looks for the right name.
-const OTHER: [&str; 22] = [
+/// The other settings of Kafka's Java clients, our own, and those of librdkafka that are taken here.
+const OTHER: [&str; 80] = [
     "acks",
     "allow.auto.create.topics",
     "api.version.request",
+    "auto.commit.interval.ms",
+    "auto.offset.reset",
     "batch.size",
+    "bootstrap.controllers",
     "bootstrap.servers",
     "broker.version.fallback",
     "buffer.memory",
+    "check.crcs",
+    "client.dns.lookup",
     "client.id",
+    "client.rack",
+    "compression.gzip.level",
+    "compression.lz4.level",
     "compression.type",
+    "compression.zstd.level",
+    "config.providers",
     "connections.max.idle.ms",
     "default.api.timeout.ms",
     "delivery.timeout.ms",
+    "enable.auto.commit",
     "enable.idempotence",
+    "enable.metrics.push",
+    "exclude.internal.topics",
+    "fetch.buffer.bytes",
+    "fetch.max.bytes",
+    "fetch.max.wait.ms",
+    "fetch.min.bytes",
+    "group.id",
+    "group.instance.id",
+    "group.protocol",
+    "group.remote.assignor",
+    "heartbeat.interval.ms",
+    "interceptor.classes",
+    "internal.throw.on.fetch.stable.offset.unsupported",
+    "isolation.level",
+    "key.deserializer",
+    "key.serializer",
     "linger.ms",
+    "max.block.ms",
     "max.in.flight.requests.per.connection",
+    "max.partition.fetch.bytes",
+    "max.poll.interval.ms",
+    "max.poll.records",
     "max.request.size",
     "metadata.max.age.ms",
+    "metadata.max.idle.ms",
+    "metadata.recovery.rebootstrap.trigger.ms",
+    "metadata.recovery.strategy",
+    "metric.reporters",
+    "metrics.num.samples",
+    "metrics.recording.level",
+    "metrics.sample.window.ms",
+    "on.data.loss",
+    "partition.assignment.strategy",
+    "partitioner.adaptive.partitioning.enable",
+    "partitioner.availability.timeout.ms",
+    "partitioner.class",
+    "partitioner.ignore.keys",
+    "partitioner.rack.aware",
+    "receive.buffer.bytes",
+    "reconnect.backoff.max.ms",
+    "reconnect.backoff.ms",
     "request.timeout.ms",
     "retries",
     "retry.backoff.max.ms",
     "retry.backoff.ms",
+    "send.buffer.bytes",
+    "session.timeout.ms",
+    "share.acknowledgement.mode",
+    "share.acquire.mode",
+    "socket.connection.setup.timeout.max.ms",
     "socket.connection.setup.timeout.ms",
+    "transaction.timeout.ms",
+    "transaction.two.phase.commit.enable",
+    "transactional.id",
+    "value.deserializer",
+    "value.serializer",
 ];
 
 /// The name as it is kept, if it is one of security.
 pub(super) fn security(name: &str) -> Option<&'static str> {
     SECURITY.iter().find(|known| **known == name).copied()
+}
+
+/// Whether this is the name of a setting of any client, be it one that has no use here: a producer's, a consumer's, an administrator's. A file
+/// of settings is often shared by all of them.
+///
+/// ```
+/// assert!(milena::security::is_known_property("max.poll.records"));
+/// assert!(!milena::security::is_known_property("sasl.mechanizm"));
+/// ```
+#[must_use]
+pub fn is_known_property(name: &str) -> bool {
+    // Labels for metrics have names of the user's.
+    SECURITY.contains(&name) || OTHER.contains(&name) || name.starts_with("metrics.context.")
 }
 
 /// The known setting whose name is nearest to one that is not known, if any is near.

@@ -8,8 +8,8 @@ use milena_core::sasl::{JaasEntry, ScramHash, ScramPassword, Secret};
 use super::{SecurityProperties, names, ssl_properties};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sasl::{
-    AwsKeySource, Credentials, FileToken, Kerberos, KerberosOptions, Krb5LoginModule, MskIam, OAuthBearer,
-    Oidc, OidcGrant, Plain, RefreshPolicy, Scram, TokenSource, UnsecuredToken,
+    Assertion, AwsKeySource, Credentials, FileToken, Kerberos, KerberosOptions, Krb5LoginModule, MskIam,
+    OAuthBearer, Oidc, OidcGrant, Plain, RefreshPolicy, Scram, SignedAssertion, TokenSource, UnsecuredToken,
 };
 use crate::tls::TlsConfig;
 
@@ -83,27 +83,59 @@ fn entry(properties: &SecurityProperties) -> Result<Option<JaasEntry>> {
 }
 
 /// Java's classes whose work is done here.
-const CLASSES: [&str; 7] = [
+const CLASSES: [&str; 15] = [
+    "BrokerJwtValidator",
     "ClientCredentialsJwtRetriever",
+    "ClientJwtValidator",
     "DefaultJwtRetriever",
+    "DefaultJwtValidator",
+    "DefaultLogin",
     "FileJwtRetriever",
     "IAMClientCallbackHandler",
     "JwtBearerJwtRetriever",
+    "KerberosLogin",
     "OAuthBearerLoginCallbackHandler",
+    "OAuthBearerRefreshingLogin",
+    "OAuthBearerSaslClientCallbackHandler",
+    "OAuthBearerUnsecuredLoginCallbackHandler",
     "SaslClientCallbackHandler",
+];
+
+/// What is taken and changes nothing: tickets are renewed without a program, connections (and with them, tokens) are tried again by
+/// `retry.backoff.ms`, and whether a token is good is the broker's to judge.
+const MEANINGLESS: [&str; 12] = [
+    "sasl.kerberos.kinit.cmd",
+    "sasl.login.retry.backoff.max.ms",
+    "sasl.login.retry.backoff.ms",
+    "sasl.oauthbearer.clock.skew.seconds",
+    "sasl.oauthbearer.expected.audience",
+    "sasl.oauthbearer.expected.issuer",
+    "sasl.oauthbearer.jwks.endpoint.refresh.ms",
+    "sasl.oauthbearer.jwks.endpoint.retry.backoff.max.ms",
+    "sasl.oauthbearer.jwks.endpoint.retry.backoff.ms",
+    "sasl.oauthbearer.jwks.endpoint.url",
+    "sasl.oauthbearer.scope.claim.name",
+    "sasl.oauthbearer.sub.claim.name",
 ];
 
 fn check_classes(properties: &SecurityProperties) -> Result<()> {
     let names = [
         "sasl.client.callback.handler.class",
         "sasl.login.callback.handler.class",
+        "sasl.login.class",
         "sasl.oauthbearer.jwt.retriever.class",
+        "sasl.oauthbearer.jwt.validator.class",
     ];
     for name in names {
         let Some(class) = properties.text(name).filter(|class| !class.is_empty()) else { continue };
         if !CLASSES.contains(&class.rsplit('.').next().unwrap_or(class)) {
             return Err(Error::misuse(format!("{name} names {class}, a class of Java that is not here"))
                 .with_remedy("leave it out; a program passes Credentials or a TokenSource of its own"));
+        }
+    }
+    for name in MEANINGLESS {
+        if properties.get(name).is_some() {
+            tracing::info!(name, "this setting means nothing here and is ignored");
         }
     }
     Ok(())
@@ -227,43 +259,92 @@ fn oidc(
     let text = |secret: Secret| secret.expose_text().unwrap_or_default().to_owned();
     let named = |name: &str| properties.get(name).cloned();
     let scope = named("sasl.oauthbearer.scope").or_else(|| option("scope")).map(text);
-    let timeout = properties.number("sasl.login.read.timeout.ms", 10_000.0)?.clamp(1.0, 1e7);
-    let file = properties.text("sasl.oauthbearer.assertion.file");
-    let grant = match (file, properties.text("sasl.oauthbearer.assertion.private.key.file")) {
-        (Some(file), _) => OidcGrant::Assertion { file: file.into() },
-        (None, Some(path)) => {
-            let claim = |name: &str| named(&format!("sasl.oauthbearer.assertion.claim.{name}")).map(text);
-            let seconds = |name: &str, default: f64| {
-                properties.number(name, default).map(|seconds| Duration::from_secs_f64(seconds.min(1e6)))
-            };
-            OidcGrant::JwtBearer {
-                key_file: path.into(),
-                key_password: named("sasl.oauthbearer.assertion.private.key.passphrase"),
-                algorithm: properties
-                    .text("sasl.oauthbearer.assertion.algorithm")
-                    .unwrap_or("RS256")
-                    .to_owned(),
-                issuer: claim("iss"),
-                subject: claim("sub"),
-                audience: claim("aud"),
-                lifetime: seconds("sasl.oauthbearer.assertion.claim.exp.seconds", 300.0)?,
-                backdated: seconds("sasl.oauthbearer.assertion.claim.nbf.seconds", 60.0)?,
+    let id = || named("sasl.oauthbearer.client.credentials.client.id").or_else(|| option("clientId"));
+    let has = |name: &str| properties.text(name).is_some_and(|value| !value.is_empty());
+    let grant = match retriever(properties) {
+        Some("FileJwtRetriever") => {
+            return Err(Error::misuse(format!(
+                "FileJwtRetriever reads a token from a file, and sasl.oauthbearer.token.endpoint.url is {url}"
+            ))
+            .with_remedy("set sasl.oauthbearer.token.endpoint.url to file: and its path"));
+        }
+        Some("JwtBearerJwtRetriever") => {
+            OidcGrant::JwtBearer(assertion(properties, "JwtBearerJwtRetriever")?)
+        }
+        // As Java chooses: the issuer alone tells that assertions are signed here.
+        _ if has("sasl.oauthbearer.assertion.file") || has("sasl.oauthbearer.assertion.claim.iss") => {
+            OidcGrant::ClientAssertion {
+                id: id().map(text),
+                assertion: assertion(properties, "sasl.oauthbearer.assertion.claim.iss")?,
             }
         }
-        (None, None) => {
-            let id = named("sasl.oauthbearer.client.credentials.client.id").or_else(|| option("clientId"));
+        _ => {
             let secret =
                 named("sasl.oauthbearer.client.credentials.client.secret").or_else(|| option("clientSecret"));
-            let (Some(id), Some(secret)) = (id, secret) else {
+            let (Some(id), Some(secret)) = (id(), secret) else {
                 return Err(Error::misuse("there is no clientId and clientSecret for the token endpoint")
-                    .with_remedy("put them into sasl.jaas.config (OAuthBearerLoginModule)"));
+                    .with_remedy(
+                        "put them into sasl.jaas.config (OAuthBearerLoginModule), or set sasl.oauthbearer.assertion.file, or \
+                         sasl.oauthbearer.assertion.claim.iss and sasl.oauthbearer.assertion.private.key.file",
+                    ));
             };
-            OidcGrant::ClientCredentials {
-                id: text(id),
-                secret,
-                url_encode: properties.text("sasl.oauthbearer.header.urlencode") == Some("true"),
-            }
+            let url_encode = properties.flag("sasl.oauthbearer.header.urlencode")?;
+            OidcGrant::ClientCredentials { id: text(id), secret, url_encode }
         }
     };
-    Oidc::new(url, grant, scope, tls, Duration::from_secs_f64(timeout / 1000.0))
+    let millis = |name: &str| {
+        properties
+            .number(name, 10_000.0)
+            .map(|millis| Duration::from_secs_f64(millis.clamp(1.0, 1e7) / 1000.0))
+    };
+    let connect = millis("sasl.login.connect.timeout.ms")?;
+    let whole = connect + millis("sasl.login.read.timeout.ms")?;
+    let source = Oidc::new(url, grant, scope, tls, whole).map_err(|error| {
+        Error::misuse(format!("sasl.oauthbearer.token.endpoint.url: {}", error.message()))
+    })?;
+    Ok(source.with_connect_timeout(connect))
+}
+
+/// The short name of Java's class that gets tokens, if one is named.
+fn retriever(properties: &SecurityProperties) -> Option<&str> {
+    let class = properties.text("sasl.oauthbearer.jwt.retriever.class")?;
+    Some(class.rsplit('.').next().unwrap_or(class))
+}
+
+/// `sasl.oauthbearer.assertion.*`, which `wanted_by` wants.
+fn assertion(properties: &SecurityProperties, wanted_by: &str) -> Result<Assertion> {
+    if let Some(file) = properties.text("sasl.oauthbearer.assertion.file") {
+        return Ok(Assertion::File(file.into()));
+    }
+    let Some(key_file) = properties.text("sasl.oauthbearer.assertion.private.key.file") else {
+        let text =
+            format!("{wanted_by} wants an assertion, and there is neither one nor a key to sign it with");
+        return Err(Error::misuse(text).with_remedy(
+            "set sasl.oauthbearer.assertion.file or sasl.oauthbearer.assertion.private.key.file",
+        ));
+    };
+    let default = SignedAssertion::new(key_file);
+    let claim =
+        |name: &str| properties.text(&format!("sasl.oauthbearer.assertion.claim.{name}")).map(str::to_owned);
+    let seconds = |name: &str, default: Duration| {
+        let number = properties.number(name, default.as_secs_f64())?;
+        Ok::<_, Error>(Duration::from_secs_f64(number.min(1e6)))
+    };
+    let algorithm = properties.text("sasl.oauthbearer.assertion.algorithm").unwrap_or(&default.algorithm);
+    if !["RS256", "ES256"].contains(&algorithm) {
+        return Err(Error::misuse(format!("sasl.oauthbearer.assertion.algorithm is {algorithm:?}"))
+            .with_remedy("use RS256 or ES256"));
+    }
+    Ok(Assertion::Signed(SignedAssertion {
+        key_password: properties.get("sasl.oauthbearer.assertion.private.key.passphrase").cloned(),
+        algorithm: algorithm.to_owned(),
+        issuer: claim("iss"),
+        subject: claim("sub"),
+        audience: claim("aud"),
+        lifetime: seconds("sasl.oauthbearer.assertion.claim.exp.seconds", default.lifetime)?,
+        backdated: seconds("sasl.oauthbearer.assertion.claim.nbf.seconds", default.backdated)?,
+        with_id: properties.flag("sasl.oauthbearer.assertion.claim.jti.include")?,
+        template: properties.text("sasl.oauthbearer.assertion.template.file").map(Into::into),
+        ..default
+    }))
 }

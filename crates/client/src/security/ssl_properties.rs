@@ -117,3 +117,44 @@ fn versions(properties: &SecurityProperties) -> Result<TlsVersions> {
             .with_remedy("use TLSv1.2, TLSv1.3, or both")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tls_of(settings: &[(&str, &str)]) -> Result<TlsConfig> {
+        let mut properties = SecurityProperties::default();
+        for (name, value) in settings {
+            assert!(properties.take(name, value), "{name}");
+        }
+        tls(&properties)
+    }
+
+    #[test]
+    fn host_names_are_verified_unless_nothing_is_named_in_so_many_words() {
+        let name = "ssl.endpoint.identification.algorithm";
+        assert!(tls_of(&[]).unwrap().verify_host_name);
+        for (value, verified) in
+            [("https", true), ("HTTPS", true), ("", false), (" ", false), ("none", false)]
+        {
+            assert_eq!(tls_of(&[(name, value)]).unwrap().verify_host_name, verified, "{value:?}");
+        }
+        for wrong in ["ldaps", "http", "false"] {
+            assert!(tls_of(&[(name, wrong)]).unwrap_err().to_string().contains(name), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_trust_store_that_is_named_is_the_only_one() {
+        assert!(matches!(tls_of(&[]).unwrap().trust, Trust::System));
+        for (name, value) in [
+            ("ssl.truststore.location", "/a"),
+            ("ssl.truststore.certificates", "pem"),
+            ("ssl.ca.location", "/a"),
+        ] {
+            assert!(matches!(tls_of(&[(name, value)]).unwrap().trust, Trust::Store(_)), "{name}");
+        }
+        assert!(tls_of(&[("ssl.certificate.location", "/a")]).unwrap().identity.is_some());
+        assert_eq!(tls_of(&[("ssl.enabled.protocols", "TLSv1.3")]).unwrap().versions, TlsVersions::Tls13);
+    }
+}

@@ -124,6 +124,11 @@ pub(crate) fn explain(error: &io::Error) -> Option<Failure> {
                 None => auth(format!("the broker's certificate cannot be accepted: {other}"), NEW_ONE),
             }
         }
+        // The signature of the handshake; that of the certificate was looked at before.
+        Error::InvalidCertificate(CertificateError::BadSignature) => auth(
+            "the other side does not have the key of its certificate: it is not the broker".to_owned(),
+            "find out who listens on this port; on a broker of yours, give it the key that belongs to its certificate",
+        ),
         Error::InvalidCertificate(error) => {
             auth(format!("the broker's certificate cannot be accepted: {error}"), NEW_ONE)
         }

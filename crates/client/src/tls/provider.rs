@@ -127,6 +127,16 @@ mod tests {
     }
 
     #[test]
+    fn the_cryptography_is_that_of_the_feature() {
+        let wanted = match () {
+            () if cfg!(feature = "tls-aws-lc") => "AwsLcRs",
+            () if cfg!(feature = "tls-ring") => "Ring",
+            () => "RngProvider",
+        };
+        assert_eq!(format!("{:?}", default().unwrap().secure_random), wanted);
+    }
+
+    #[test]
     fn cipher_suites_go_by_their_iana_names() {
         let with =
             |name: &str| of(&TlsConfig { cipher_suites: vec![name.to_owned()], ..TlsConfig::default() });

@@ -105,12 +105,22 @@ public class TokenEndpoint {
         String grant = form.getOrDefault("grant_type", "");
         String refusal;
         int status = 400;
-        if (grant.equals("client_credentials")) {
+        String by = "secret";
+        if (grant.equals("client_credentials") && form.containsKey("client_assertion")) {
+            by = "client_assertion" + (form.containsKey("client_id") ? " and id" : "");
+            status = 401;
+            boolean typed = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".equals(form.get("client_assertion_type"));
+            boolean same = form.getOrDefault("client_id", "service").equals("service");
+            refusal = typed && same ? check(form.get("client_assertion")) : "invalid_client: type or id";
+            refusal = refusal == null ? null : refusal.replace("invalid_grant", "invalid_client");
+        } else if (grant.equals("client_credentials")) {
             String expected = "Basic " + Base64.getEncoder().encodeToString("service:s3cret".getBytes());
             refusal = expected.equals(exchange.getRequestHeaders().getFirst("Authorization")) ? null : "invalid_client";
             status = 401;
         } else if (grant.equals("urn:ietf:params:oauth:grant-type:jwt-bearer")) {
-            refusal = check(form.getOrDefault("assertion", ""));
+            String assertion = form.getOrDefault("assertion", "");
+            by = "assertion " + text(new String(Base64.getUrlDecoder().decode(assertion.split("\\.")[0])), "alg");
+            refusal = check(assertion);
         } else {
             refusal = "unsupported_grant_type";
         }
@@ -127,7 +137,7 @@ public class TokenEndpoint {
             resumed = !sessions.add(session.getCreationTime());
         }
         System.out.println("request " + name + " " + session.getProtocol() + " " + session.getCipherSuite() + " peer=" + peer
-            + " resumed=" + resumed + " " + (refusal == null ? "granted" : "refused: " + refusal));
+            + " resumed=" + resumed + " by=" + by + " " + (refusal == null ? "granted" : "refused: " + refusal));
         if (refusal == null) {
             send(exchange, 200, "{\"access_token\":\"" + token() + "\",\"token_type\":\"Bearer\",\"expires_in\":" + lifetime + "}");
         } else {

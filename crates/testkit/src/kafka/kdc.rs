@@ -23,6 +23,9 @@ use super::settings::free_port;
 /// How long a KDC may take from its start to the first connection.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Where it writes what it was asked, in its folder.
+const REQUESTS: &str = "requests.log";
+
 /// What a KDC is to be.
 #[derive(Debug, Clone)]
 pub struct KdcOptions {
@@ -123,8 +126,9 @@ impl Kdc {
     fn server_configuration(&self, options: &KdcOptions) -> String {
         let folder = self.folder.display();
         let address = self.address();
-        let mut text =
-            format!("[kdcdefaults]\n  kdc_listen = {address}\n  kdc_tcp_listen = {address}\n[realms]\n");
+        let mut text = format!(
+            "[kdcdefaults]\n  kdc_listen = {address}\n  kdc_tcp_listen = {address}\n[logging]\n  kdc = FILE:{folder}/{REQUESTS}\n[realms]\n"
+        );
         for realm in &options.realms {
             let _ = writeln!(
                 text,
@@ -272,6 +276,13 @@ impl Kdc {
         arguments.push(principal);
         self.run("kinit", &arguments).await?;
         Ok(path)
+    }
+
+    /// What the KDC gave out so far, a line each: `AS_REQ` or `TGS_REQ`, and `CLIENT for SERVICE` in it.
+    #[must_use]
+    pub fn requests(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.folder.join(REQUESTS)).unwrap_or_default();
+        log.lines().filter(|line| line.contains(" ISSUE: ")).map(str::to_owned).collect()
     }
 
     fn command(&self, program: &str) -> Command {

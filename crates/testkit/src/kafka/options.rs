@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::capture::Recorder;
 
+use super::certificates::Certificates;
 use super::error::{KafkaError, KafkaErrorKind};
 use super::jvm::{ClusterState, ExtraListener};
 use super::settings::{self, Properties};
@@ -109,6 +110,24 @@ impl KafkaOptions {
     pub fn heap_mib(mut self, heap_mib: u32) -> Self {
         self.heap_mib = heap_mib;
         self
+    }
+
+    /// Adds a listener with TLS by the certificate of `broker`, for clients that trust `ca.pem`. Returns its address, too. Only the JVM route has
+    /// it.
+    ///
+    /// # Errors
+    /// [`KafkaErrorKind::System`] without a free port.
+    pub fn tls_listener(mut self, certificates: &Certificates) -> Result<(Self, String), KafkaError> {
+        let port = settings::free_port()?;
+        self.listeners.push(ExtraListener { name: "SSL", protocol: "SSL", port });
+        let store = certificates.file("broker.p12").display().to_string();
+        let options = self
+            .route(Route::Jvm)
+            .property("ssl.keystore.type", "PKCS12")
+            .property("ssl.keystore.location", store)
+            .property("ssl.keystore.password", Certificates::PASSWORD)
+            .property("ssl.key.password", Certificates::PASSWORD);
+        Ok((options, format!("localhost:{port}")))
     }
 
     /// Puts a [`Recorder`] before the broker that keeps everything clients say and hear in this folder. Only the JVM route

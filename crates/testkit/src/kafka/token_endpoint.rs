@@ -34,8 +34,8 @@ impl Default for TokenOptions {
 /// | `mutual` | `broker` | 1.3, with a client certificate of `ca` |
 ///
 /// Tokens are those that a [`SecuredKafka`](super::SecuredKafka) with the same certificates takes. Who gets one: the client `service` with the
-/// secret `s3cret`, and who shows an assertion by the key of `client` (RS256) or `client-ec` (ES256) with `service` as `iss` and `sub` and
-/// `https://localhost/token` as `aud`, each only once. It ends with this value.
+/// secret `s3cret`, and who shows an assertion by the key of `client` (RS256) or `client-ec` (ES256), as the grant or in the place of a secret,
+/// with `service` as `iss` and `sub` and `https://localhost/token` as `aud`, each `jti` only once. It ends with this value.
 #[derive(Debug)]
 pub struct TokenEndpoint {
     process: JavaProcess,
@@ -93,7 +93,8 @@ impl TokenEndpoint {
     }
 
     /// What became of the requests so far, a line each:
-    /// `PORT PROTOCOL SUITE peer=SUBJECT resumed=BOOL granted`, or `refused: WHY` at its end.
+    /// `PORT PROTOCOL SUITE peer=SUBJECT resumed=BOOL by=WAY granted`, or `refused: WHY` at its end. The ways are `secret`, `assertion` with its
+    /// algorithm, `client_assertion` and `client_assertion and id`.
     #[must_use]
     pub fn requests(&self) -> Vec<String> {
         self.log().lines().filter_map(|line| line.strip_prefix("request ")).map(str::to_owned).collect()
