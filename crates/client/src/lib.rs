@@ -65,8 +65,8 @@ pub use call::{Answer, CallOptions, CoordinatorKind, Target};
 pub use client::Client;
 pub use config::ClientConfig;
 pub use consumer::{
-    CommitTicket, Consumer, ConsumerConfig, ConsumerMetrics, ConsumerRecord, OffsetReset, OnDataLoss,
-    PartitionIter, PartitionRecords, RecordRef, RecordStream,
+    BatchRecords, CommitTicket, Consumer, ConsumerConfig, ConsumerMetrics, ConsumerRecord, OffsetReset,
+    OnDataLoss, PartitionIter, PartitionRecords, RecordRef, RecordStream,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use fetcher::{FetchFrom, FetchOptions, Fetched, Fetcher, ListedOffset, OffsetSpec, VisibleBatches};

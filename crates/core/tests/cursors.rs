@@ -20,7 +20,7 @@ use milena_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use milena_protocol::messages::{BrokerId as WireBroker, MetadataResponse, TopicName};
-use milena_protocol::types::{BrokerId, LeaderEpoch, Offset, PartitionId, TopicPartition};
+use milena_protocol::types::{BrokerId, Isolation, LeaderEpoch, Offset, PartitionId, TopicPartition};
 use proptest::prelude::*;
 
 const PARTITIONS: i32 = 5;
@@ -32,6 +32,8 @@ fn settings() -> Settings {
     Settings {
         reset: Some(Start::Earliest),
         loss: Loss::Error,
+        isolation: Isolation::ReadUncommitted,
+        tell_ends: true,
         backoff: Backoff::default(),
         unknown_window: Duration::from_secs(3600),
         replica_window: Duration::from_secs(60),

@@ -167,6 +167,7 @@ impl Cursors {
         match &answer.read {
             Ok(Some(read)) if read.next > position.offset => {
                 cursor.succeed();
+                cursor.forget_end();
                 cursor.buffered += read.bytes;
                 let count = cursor.delivering.map_or(0, |(_, count)| count);
                 cursor.delivering = Some((broker, count + 1));
@@ -181,6 +182,7 @@ impl Cursors {
             Ok(_) => {
                 cursor.succeed();
                 cursor.enter(now, State::Ready(position));
+                cursor.brought_nothing = answer.preferred.is_none();
                 if let Some(replica) = answer.preferred.filter(|&replica| replica != broker) {
                     cursor.preferred = Some((replica, now + replica_window));
                     self.troubled = true;
@@ -200,6 +202,7 @@ impl Cursors {
         let Some(queue) = self.queues.get_mut(&broker) else { return };
         queue.in_flight = false;
         let full = queue.full;
+        let alone = !queue.brought;
         if !throttle.is_zero() {
             queue.not_before = Some(now + throttle);
             self.troubled = true;
@@ -222,15 +225,21 @@ impl Cursors {
         }
         for slot in 0..self.slots.len() {
             let Some(cursor) = self.cursor_mut(slot) else { continue };
-            let State::Fetching(position, from) = cursor.state else { continue };
-            if from != broker {
-                continue;
-            }
-            // A session's answer names only what has news; and a broker that holds back names nothing.
-            if full && throttle.is_zero() {
-                self.back_off(now, slot, Reason::NotNamed);
-            } else {
+            let named = std::mem::take(&mut cursor.brought_nothing);
+            let unnamed = match cursor.state {
+                State::Fetching(position, from) if from == broker => Some(position),
+                _ => None,
+            };
+            if let Some(position) = unnamed {
+                // A session's answer names only what has news; and a broker that holds back names nothing.
+                if full && throttle.is_zero() {
+                    self.back_off(now, slot, Reason::NotNamed);
+                    continue;
+                }
                 cursor.enter(now, State::Ready(position));
+            }
+            if (named || unnamed.is_some()) && throttle.is_zero() {
+                self.handle_nothing(now, slot, alone);
             }
         }
     }

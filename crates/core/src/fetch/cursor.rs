@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use milena_protocol::error_code::ErrorCode;
-use milena_protocol::types::{BrokerId, LeaderEpoch, Offset, TopicPartition};
+use milena_protocol::types::{BrokerId, Isolation, LeaderEpoch, Offset, TopicPartition};
 
 /// A place in a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,6 +129,13 @@ pub enum Status {
     },
     /// The application paused it.
     Paused,
+    /// The application holds it back; what was fetched waits.
+    Held {
+        /// How many bytes.
+        bytes: usize,
+    },
+    /// Fetched to the stop that was set for it.
+    AtStop,
     /// Tried again at a time.
     BackOff {
         /// When.
@@ -174,6 +181,9 @@ pub(super) struct Cursor {
     /// When `state` was entered.
     pub(super) since: Instant,
     pub(super) paused: bool,
+    pub(super) held: bool,
+    /// Nothing is asked of it from here on.
+    pub(super) stop: Option<Offset>,
     pub(super) leader: Option<Leader>,
     /// A replica to read from instead of the leader, until then (KIP-392).
     pub(super) preferred: Option<(BrokerId, Instant)>,
@@ -194,12 +204,25 @@ pub(super) struct Cursor {
     pub(super) damaged: Option<(Offset, u32)>,
     /// Whether the answer that is being handled brought records of it.
     pub(super) brought: bool,
+    /// When an answer last said that nothing is left, if the last one did.
+    pub(super) caught_up: Option<Instant>,
+    /// Answers in a row that were without records of anything, though the log goes on.
+    pub(super) empty_answers: u32,
+    /// Whether the answer that is being handled names it without records.
+    pub(super) brought_nothing: bool,
+    /// Whether the application is to be told that nothing is left.
+    pub(super) end_due: bool,
+    /// Whether it stands in the list of those.
+    pub(super) end_listed: bool,
     /// When a stall of it was last reported.
     pub(super) reported: Option<Instant>,
 }
 
 impl Cursor {
     pub(super) fn enter(&mut self, now: Instant, state: State) {
+        if !matches!(state, State::Ready(_) | State::Fetching(..)) {
+            self.forget_end();
+        }
         self.state = state;
         self.since = now;
         self.reported = None;
@@ -216,9 +239,34 @@ impl Cursor {
     /// Whether a request to this broker, its target, may ask for it.
     pub(super) fn is_fetchable(&self, broker: BrokerId) -> bool {
         // Records that are still on their way from another broker come first.
-        !self.paused
+        !self.rests()
             && matches!(self.state, State::Ready(_))
             && self.delivering.is_none_or(|(from, _)| from == broker)
+    }
+
+    /// Whether nothing is to be asked of it, by the application's will.
+    pub(super) fn rests(&self) -> bool {
+        self.paused || self.held || self.is_at_stop()
+    }
+
+    pub(super) fn is_at_stop(&self) -> bool {
+        let at = |stop| self.position().is_some_and(|position| position.offset >= stop);
+        self.stop.is_some_and(at)
+    }
+
+    /// What answers said of the end of the log does not hold any more.
+    pub(super) fn forget_end(&mut self) {
+        self.caught_up = None;
+        self.empty_answers = 0;
+        self.end_due = false;
+    }
+
+    /// The end of what can be read, as the last answer said.
+    pub(super) fn end(&self, isolation: Isolation) -> Option<Offset> {
+        match isolation {
+            Isolation::ReadCommitted => self.last_stable.or(self.high_watermark),
+            Isolation::ReadUncommitted => self.high_watermark,
+        }
     }
 
     /// The position of the next fetch.

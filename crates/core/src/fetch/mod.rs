@@ -12,6 +12,7 @@
 mod answers;
 mod cursor;
 mod cursors;
+mod ends;
 mod requests;
 mod session;
 mod starts;
