@@ -53,6 +53,9 @@ enum Step {
     Seek(i32, i64),
     Pause(i32),
     Resume(i32),
+    Hold(i32),
+    Release(i32),
+    Stop(i32, Option<i64>),
     Remove(i32),
     Assign(i32),
     Move { partition: i32, to: Option<i32> },
@@ -88,6 +91,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (partition.clone(), 0..END).prop_map(|(partition, offset)| Step::Seek(partition, offset)),
         1 => partition.clone().prop_map(Step::Pause),
         2 => partition.clone().prop_map(Step::Resume),
+        1 => partition.clone().prop_map(Step::Hold),
+        2 => partition.clone().prop_map(Step::Release),
+        1 => (partition.clone(), proptest::option::of(0..END))
+            .prop_map(|(partition, stop)| Step::Stop(partition, stop)),
         1 => partition.clone().prop_map(Step::Remove),
         2 => partition.clone().prop_map(Step::Assign),
         1 => (partition, proptest::option::of(broker))
@@ -122,6 +129,10 @@ struct World {
     /// Where the application stands.
     positions: BTreeMap<i32, i64>,
     paused: BTreeMap<i32, bool>,
+    held: BTreeMap<i32, bool>,
+    stops: BTreeMap<i32, Option<i64>>,
+    /// Partitions that were told to be read to their end, and nothing else since.
+    ended: BTreeMap<i32, bool>,
     turn: usize,
 }
 
@@ -138,6 +149,9 @@ impl World {
             queue: VecDeque::new(),
             positions: BTreeMap::new(),
             paused: BTreeMap::new(),
+            held: BTreeMap::new(),
+            stops: BTreeMap::new(),
+            ended: BTreeMap::new(),
             turn: 0,
         };
         for partition in 0..PARTITIONS {
@@ -176,6 +190,21 @@ impl World {
                     self.paused.insert(partition, false);
                 }
             }
+            Step::Hold(partition) => {
+                if self.cursors.hold(self.now, &tp(partition)).is_some() {
+                    self.held.insert(partition, true);
+                }
+            }
+            Step::Release(partition) => {
+                if self.cursors.release(self.now, &tp(partition)).is_some() {
+                    self.held.insert(partition, false);
+                }
+            }
+            Step::Stop(partition, stop) => {
+                if self.cursors.set_stop(self.now, &tp(partition), stop.map(Offset)).is_some() {
+                    self.stops.insert(partition, stop);
+                }
+            }
             Step::Remove(partition) => {
                 self.cursors.remove(&tp(partition));
                 self.positions.remove(&partition);
@@ -185,6 +214,8 @@ impl World {
                 if self.cursors.assign(self.now, &tp(partition), start).is_some() {
                     self.positions.insert(partition, 0);
                     self.paused.insert(partition, false);
+                    self.held.insert(partition, false);
+                    self.stops.insert(partition, None);
                 }
             }
             Step::Move { partition, to } => {
@@ -226,6 +257,14 @@ impl World {
         }
         let plan = self.cursors.poll_request(self.now, id, VERSION).expect("it wants something");
         assert!(plan.reading > 0);
+        for part in &plan.partitions {
+            let partition = part.partition.0;
+            assert!(!self.held[&partition], "nothing is asked of a partition that is held back");
+            assert!(
+                self.stops[&partition].is_none_or(|stop| part.asked.offset.0 < stop),
+                "nor behind a stop"
+            );
+        }
         self.in_flight[broker as usize] = Some(plan);
     }
 
@@ -313,7 +352,15 @@ impl World {
     }
 
     fn take(&mut self) {
-        while let Some(part) = self.queue.pop_front() {
+        while let Some(ticket) = self.cursors.poll_end() {
+            let view = self.cursors.view(self.now, self.cursors.tp(ticket).unwrap()).unwrap();
+            assert!(view.buffered == 0 && view.caught_up.is_some(), "{view:?}");
+            let told = self.ended.insert(view.tp.partition.0, true);
+            assert_ne!(told, Some(true), "{view:?} is told twice");
+        }
+        let held = |part: &Part| self.held.get(&part.partition) == Some(&true);
+        let Some(first) = self.queue.iter().position(|part| !held(part)) else { return };
+        while let Some(part) = self.queue.remove(first) {
             if !self.cursors.is_current(part.ticket) {
                 continue;
             }
@@ -326,6 +373,15 @@ impl World {
         }
     }
 
+    /// What was told of ends and does not hold any more.
+    fn look_at_ends(&mut self) {
+        for view in self.cursors.views(self.now) {
+            if view.caught_up.is_none() {
+                self.ended.insert(view.tp.partition.0, false);
+            }
+        }
+    }
+
     /// Every assigned partition has a view, and views agree with what was done.
     fn check(&self) {
         let views = self.cursors.views(self.now);
@@ -333,6 +389,9 @@ impl World {
         for view in views {
             let partition = view.tp.partition.0;
             assert_eq!(view.status == Status::Paused, self.paused[&partition]);
+            if !self.paused[&partition] {
+                assert_eq!(matches!(view.status, Status::Held { .. }), self.held[&partition]);
+            }
             assert_eq!(view.position.unwrap().offset.0, self.positions[&partition]);
             assert!(!matches!(view.status, Status::Failed { .. } | Status::Resetting), "{view:?}");
         }
@@ -342,6 +401,8 @@ impl World {
     fn settle(&mut self) {
         for partition in 0..PARTITIONS {
             self.run(&Step::Resume(partition));
+            self.run(&Step::Release(partition));
+            self.run(&Step::Stop(partition, None));
             if self.leaders[partition as usize].0.is_none() {
                 self.run(&Step::Move { partition, to: Some(0) });
             }
@@ -359,6 +420,7 @@ impl World {
                 }
                 self.run(&Step::Take);
             }
+            self.look_at_ends();
             self.check();
         }
         for _ in 0..1000 {
@@ -370,6 +432,8 @@ impl World {
         }
         for view in self.cursors.views(self.now) {
             assert_eq!(view.buffered, 0);
+            assert!(view.caught_up.is_some(), "{view:?}");
+            assert_eq!(self.ended.get(&view.tp.partition.0), Some(&true), "{view:?} was not told");
         }
     }
 }
@@ -381,6 +445,7 @@ proptest! {
         let mut world = World::new();
         for step in &steps {
             world.run(step);
+            world.look_at_ends();
             world.check();
         }
         world.settle();
@@ -544,4 +609,31 @@ fn damage_is_read_again_before_it_is_believed() {
     let start = Start::At(Position::from(Offset(9)));
     cursors.seek(now, &tp(1), start).unwrap();
     assert_eq!(cursors.view(now, &tp(1)).unwrap().status, Status::Queued { broker: BrokerId(0) });
+}
+
+/// Compaction may take the last records of a log, and nothing ever comes of those.
+#[test]
+fn empty_answers_before_the_end_are_believed_when_they_brought_nothing_else_either() {
+    let (mut cursors, now) = two_partitions();
+    let broker = BrokerId(0);
+    let ask = |cursors: &mut Cursors, reads: [Option<i64>; 2]| {
+        cursors.poll_request(now, broker, VERSION).unwrap();
+        cursors.handle_session(now, broker, ErrorCode::NONE, 7).unwrap();
+        for (partition, read) in reads.into_iter().enumerate() {
+            let ticket = ticket(cursors, partition as i32);
+            cursors.handle_partition(now, broker, ticket, &answer(read));
+        }
+        // The others are not named, which says that there is no news of them.
+        cursors.handle_end(now, broker, Duration::ZERO);
+        cursors.view(now, &tp(0)).unwrap().caught_up.is_some()
+    };
+    for partition in 2..PARTITIONS {
+        cursors.pause(now, &tp(partition));
+    }
+    assert!(!ask(&mut cursors, [None, Some(5)]), "the other one filled the answer");
+    assert!(!ask(&mut cursors, [None, None]), "once may be chance");
+    assert!(ask(&mut cursors, [None, None]));
+    assert_eq!(cursors.poll_end().map(|ticket| cursors.tp(ticket).cloned()), Some(Some(tp(0))));
+    assert!(cursors.poll_end().is_none(), "what was brought of the other one is not taken yet");
+    assert!(!ask(&mut cursors, [Some(3), None]), "there was something after all");
 }
