@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use milena_core::cluster::{Cluster, Scope};
 use milena_core::fetch::{
     Cursors, Expected, Loss, Outcome, PartitionAnswer, Plan, Position, ReadTo, Reason, Settings, Start,
-    Status, Ticket,
+    Status, Ticket, Validated,
 };
 use milena_core::retry::Backoff;
 use milena_protocol::StrBytes;
@@ -636,4 +636,53 @@ fn empty_answers_before_the_end_are_believed_when_they_brought_nothing_else_eith
     assert_eq!(cursors.poll_end().map(|ticket| cursors.tp(ticket).cloned()), Some(Some(tp(0))));
     assert!(cursors.poll_end().is_none(), "what was brought of the other one is not taken yet");
     assert!(!ask(&mut cursors, [Some(3), None]), "there was something after all");
+}
+
+/// KIP-320: nothing is fetched between an election and the new leader's word, and its word decides.
+#[test]
+fn a_new_leader_is_asked_about_positions_before_it_is_asked_for_records() {
+    for (said, expected) in [
+        (Validated::End(Some(Offset(5))), None),
+        (Validated::Unsupported, None),
+        (Validated::End(Some(Offset(4))), Some(Some(Offset(4)))),
+        (Validated::End(None), Some(None)),
+    ] {
+        let mut world = World::new();
+        let (mut cursors, now) = two_partitions();
+        for partition in 1..PARTITIONS {
+            cursors.pause(now, &tp(partition));
+        }
+        let status = |cursors: &Cursors| cursors.view(now, &tp(0)).unwrap().status;
+        cursors.poll_request(now, BrokerId(0), VERSION).unwrap();
+        cursors.handle_session(now, BrokerId(0), ErrorCode::NONE, 7).unwrap();
+        let first = ticket(&cursors, 0);
+        cursors.handle_partition(now, BrokerId(0), first, &answer(Some(5)));
+        cursors.on_delivered(first);
+        cursors.handle_end(now, BrokerId(0), Duration::ZERO);
+        assert!(cursors.poll_validations(now).is_empty(), "its records came from this leader");
+        // The epoch of the records is 1.
+        world.leaders[0] = (Some(1), 3);
+        std::mem::swap(&mut world.cursors, &mut cursors);
+        world.refresh();
+        std::mem::swap(&mut world.cursors, &mut cursors);
+        assert_eq!(status(&cursors), Status::Validating { broker: BrokerId(1) });
+        assert!(cursors.wants(now, BrokerId(1)).is_none());
+        let wanted = cursors.poll_validations(now);
+        assert_eq!(
+            (wanted.len(), wanted[0].leader_epoch, wanted[0].epoch),
+            (1, LeaderEpoch(3), LeaderEpoch(1))
+        );
+        assert!(cursors.poll_validations(now).is_empty() && cursors.wants(now, BrokerId(1)).is_none());
+        cursors.handle_validations(now, [(wanted[0].ticket, said)]);
+        match expected {
+            None => {
+                assert!(cursors.wants(now, BrokerId(1)).is_some() && cursors.poll_validations(now).is_empty())
+            }
+            Some(at) => {
+                let reason = Reason::Truncated { position: Offset(5), at };
+                assert_eq!(status(&cursors), Status::Failed { reason });
+                assert!(cursors.wants(now, BrokerId(1)).is_none());
+            }
+        }
+    }
 }

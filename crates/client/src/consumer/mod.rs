@@ -26,6 +26,7 @@ mod read;
 mod records;
 mod request;
 mod shared;
+mod validation;
 
 use std::fmt;
 use std::future::poll_fn;

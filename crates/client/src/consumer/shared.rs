@@ -272,7 +272,9 @@ fn failed(failure: &Failure) -> Error {
     let text = failure.reason.to_string();
     let error = match &failure.reason {
         Reason::Code(code) => Error::broker_code(*code, None),
-        Reason::Truncated { at, .. } => Error::new(ErrorKind::DataLoss, text)
+        Reason::Truncated { at: None, .. } => Error::new(ErrorKind::DataLoss, text)
+            .with_remedy("records were lost in an election; seek to read on"),
+        Reason::Truncated { at: Some(at), .. } => Error::new(ErrorKind::DataLoss, text)
             .with_remedy(format!("records from {at} on were lost in an election; seek to {at} to read on")),
         Reason::OutOfRange { position, start: Some(start), .. } if position < start => {
             Error::new(ErrorKind::DataLoss, text).with_remedy(format!(

@@ -44,8 +44,8 @@ pub(super) enum Arrived {
 pub(super) enum Found {
     /// The position is not in it.
     OutOfRange,
-    /// From this offset on it holds other records than were read.
-    Diverged(Offset),
+    /// From this offset on it holds other records than were read; from somewhere on, if it is not known.
+    Diverged(Option<Offset>),
     /// It is the log of another topic under the same name.
     NewTopic,
 }

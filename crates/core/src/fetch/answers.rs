@@ -161,7 +161,7 @@ impl Cursors {
         cursor.log_start = answer.log_start.or(cursor.log_start);
         if let Some(at) = answer.diverged_at {
             self.troubled = true;
-            self.lose(now, ticket.slot, Reason::Truncated { position: position.offset, at });
+            self.lose(now, ticket.slot, Reason::Truncated { position: position.offset, at: Some(at) });
             return Outcome::Trouble;
         }
         match &answer.read {
@@ -173,6 +173,9 @@ impl Cursors {
                 cursor.delivering = Some((broker, count + 1));
                 let next = Position { offset: read.next, epoch: read.epoch.or(position.epoch) };
                 cursor.enter(now, State::Ready(next));
+                if cursor.asked_under == cursor.leader {
+                    cursor.validated = cursor.leader;
+                }
                 cursor.brought = true;
                 if let Some(queue) = self.queues.get_mut(&broker) {
                     queue.brought = true;
@@ -242,6 +245,9 @@ impl Cursors {
                 self.handle_nothing(now, slot, alone);
             }
         }
+        // Leaders that changed while they were asked.
+        let wants = |cursor: &super::cursor::Cursor| cursor.needs_validation() && !cursor.rests();
+        self.troubled |= self.slots.iter().flatten().any(wants);
     }
 
     /// The records of a part went to the application's queue.
@@ -330,12 +336,12 @@ impl Cursors {
     }
 
     /// The records at the position are gone.
-    fn lose(&mut self, now: Instant, slot: usize, reason: Reason) {
+    pub(super) fn lose(&mut self, now: Instant, slot: usize, reason: Reason) {
         let loss = self.settings.loss;
         let Some(cursor) = self.cursor_mut(slot) else { return };
         match (loss, &reason) {
             (Loss::Error, _) => self.fail(now, slot, reason),
-            (Loss::Reset(_), &Reason::Truncated { at, .. }) => {
+            (Loss::Reset(_), &Reason::Truncated { at: Some(at), .. }) => {
                 tracing::warn!(partition = %cursor.tp, %reason, "records were lost; reading goes on there");
                 cursor.enter(now, State::Ready(Position::from(at)));
             }
@@ -353,7 +359,12 @@ impl Cursors {
     pub(super) fn back_off(&mut self, now: Instant, slot: usize, reason: Reason) {
         let Some(failures) = self.cursor(slot).map(|cursor| cursor.failures) else { return };
         let delay = self.settings.backoff.delay(failures, &mut self.rng);
+        self.back_off_for(now, slot, reason, delay);
+    }
+
+    pub(super) fn back_off_for(&mut self, now: Instant, slot: usize, reason: Reason, delay: Duration) {
         let Some(cursor) = self.cursor_mut(slot) else { return };
+        let failures = cursor.failures;
         let Some(position) = cursor.position() else { return };
         cursor.failures = failures.saturating_add(1);
         cursor.failing_since.get_or_insert(now);

@@ -60,12 +60,12 @@ pub enum Reason {
     NotNamed,
     /// What came cannot be read.
     Unreadable(Arc<str>),
-    /// Records before the position were lost in an election: the log took another way at this offset (KIP-320).
+    /// Records before the position were lost in an election: the log took another way (KIP-320).
     Truncated {
         /// Where reading stood.
         position: Offset,
-        /// The first offset that is not what was read.
-        at: Offset,
+        /// The first offset that is not what was read; `None` if the broker does not know.
+        at: Option<Offset>,
     },
     /// The position is not in the log.
     OutOfRange {
@@ -88,8 +88,11 @@ impl fmt::Display for Reason {
             Self::Code(code) => code.fmt(f),
             Self::Connection(text) | Self::Unreadable(text) | Self::Lookup(text) => f.write_str(text),
             Self::NotNamed => f.write_str("the answer does not name the partition"),
-            Self::Truncated { position, at } => {
+            Self::Truncated { position, at: Some(at) } => {
                 write!(f, "the log took another way at offset {at}, before the position {position}")
+            }
+            Self::Truncated { position, at: None } => {
+                write!(f, "the log took another way somewhere before the position {position}")
             }
             Self::OutOfRange { position, start, end } => {
                 write!(f, "offset {position} is not in the log")?;
@@ -147,6 +150,11 @@ pub enum Status {
     WaitingForLeader,
     /// Where to start is being looked up.
     Resetting,
+    /// A new leader is asked whether its log holds what was read (KIP-320).
+    Validating {
+        /// The leader.
+        broker: BrokerId,
+    },
     /// Not read any more, until the application seeks. It was told why.
     Failed {
         /// Why.
@@ -160,6 +168,7 @@ pub(super) enum State {
     Resetting { start: Start, asked: bool, not_before: Option<Instant> },
     Ready(Position),
     Fetching(Position, BrokerId),
+    Validating { position: Position, leader: Leader },
     BackOff { position: Position, until: Instant, reason: Reason },
     Failed { position: Option<Position>, reason: Reason },
 }
@@ -185,6 +194,10 @@ pub(super) struct Cursor {
     /// Nothing is asked of it from here on.
     pub(super) stop: Option<Offset>,
     pub(super) leader: Option<Leader>,
+    /// The leader whose log is known to hold what was read.
+    pub(super) validated: Option<Leader>,
+    /// The leader as it was when the request that is out was made.
+    pub(super) asked_under: Option<Leader>,
     /// A replica to read from instead of the leader, until then (KIP-392).
     pub(super) preferred: Option<(BrokerId, Instant)>,
     /// The broker whose records of this partition are on their way to the application.
@@ -220,7 +233,7 @@ pub(super) struct Cursor {
 
 impl Cursor {
     pub(super) fn enter(&mut self, now: Instant, state: State) {
-        if !matches!(state, State::Ready(_) | State::Fetching(..)) {
+        if !matches!(state, State::Ready(_) | State::Fetching(..) | State::Validating { .. }) {
             self.forget_end();
         }
         self.state = state;
@@ -241,6 +254,7 @@ impl Cursor {
         // Records that are still on their way from another broker come first.
         !self.rests()
             && matches!(self.state, State::Ready(_))
+            && !self.needs_validation()
             && self.delivering.is_none_or(|(from, _)| from == broker)
     }
 
@@ -273,9 +287,10 @@ impl Cursor {
     pub(super) fn position(&self) -> Option<Position> {
         match &self.state {
             State::Resetting { .. } => None,
-            State::Ready(position) | State::Fetching(position, _) | State::BackOff { position, .. } => {
-                Some(*position)
-            }
+            State::Ready(position)
+            | State::Fetching(position, _)
+            | State::Validating { position, .. }
+            | State::BackOff { position, .. } => Some(*position),
             State::Failed { position, .. } => *position,
         }
     }

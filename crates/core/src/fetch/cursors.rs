@@ -175,6 +175,8 @@ impl Cursors {
             held: false,
             stop: None,
             leader: None,
+            validated: None,
+            asked_under: None,
             preferred: None,
             delivering: None,
             listed: None,
@@ -344,8 +346,10 @@ impl Cursors {
             State::Failed { reason, .. } => Status::Failed { reason: reason.clone() },
             State::BackOff { until, reason, .. } => Status::BackOff { until: *until, reason: reason.clone() },
             State::Fetching(_, broker) => Status::Fetching { broker: *broker },
+            State::Validating { leader, .. } => Status::Validating { broker: leader.id },
             State::Ready(_) => match cursor.target(now) {
                 None => Status::WaitingForLeader,
+                Some(broker) if cursor.needs_validation() => Status::Validating { broker },
                 Some(_) if cursor.buffered > 0 => Status::Buffered { bytes: cursor.buffered },
                 Some(broker) if self.queues.get(&broker).is_some_and(|queue| queue.starved) => {
                     Status::WaitingForRoom { broker }
@@ -406,6 +410,13 @@ impl Cursors {
                 cursor.leader = new;
                 cursor.preferred = None;
                 cursor.forget_end();
+                // What the old leader refused says nothing about the new one.
+                if let State::BackOff { position, reason: Reason::Code(code), .. } = cursor.state
+                    && new.is_some()
+                    && code.refreshes_metadata()
+                {
+                    cursor.enter(now, State::Ready(position));
+                }
             }
             self.relist(now, slot);
         }

@@ -191,6 +191,7 @@ impl Cursors {
                 });
             }
             plan.reading += 1;
+            cursor.asked_under = cursor.leader;
             cursor.enter(now, State::Fetching(position, broker));
         }
         let gone = session.forget();

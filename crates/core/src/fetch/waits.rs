@@ -59,7 +59,7 @@ impl Cursors {
         any
     }
 
-    /// Partitions that stay without a fetch longer than their state allows: `limit` for a request, a lookup or an election;
+    /// Partitions that stay without a fetch longer than their state allows: `limit` for a request, a lookup, a validation or an election;
     /// for a back-off until after its end. Waiting for the application (paused, held, at its stop, buffered, no room) is no stall, and neither is a failure
     /// that it was told. Each is named again after another `limit`.
     pub fn check(&mut self, now: Instant, limit: Duration) -> Vec<Stall> {
@@ -78,6 +78,7 @@ impl Cursors {
                 Status::Fetching { .. }
                 | Status::Queued { .. }
                 | Status::WaitingForLeader
+                | Status::Validating { .. }
                 | Status::Resetting => cursor.since,
             };
             let waited = now.saturating_duration_since(cursor.reported.unwrap_or(since));

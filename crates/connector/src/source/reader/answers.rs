@@ -49,11 +49,11 @@ impl<T: Send + 'static> SourceReader<T> {
         Ok(())
     }
 
-    /// The log lost what was read of it, in an election, and holds other records from `diverged` on.
+    /// The log lost what was read of it, in an election, and holds other records from `diverged` on, if it knows.
     pub(super) fn handle_diverged(
         &mut self,
         slot: u32,
-        diverged: Offset,
+        diverged: Option<Offset>,
         error: milena::Error,
         now: Instant,
     ) -> Result<()> {
@@ -62,8 +62,8 @@ impl<T: Send + 'static> SourceReader<T> {
         self.drop_fetched(slot);
         let Some(cursor) = self.cursors.get_mut(&slot) else { return Ok(()) };
         let (at, offset) = (cursor.topic_partition().clone(), cursor.split.next_offset);
-        if offset <= diverged {
-            tracing::info!(partition = %at, %offset, %diverged, "the log lost records that were not handed out yet");
+        if diverged.is_some_and(|diverged| offset <= diverged) {
+            tracing::info!(partition = %at, %offset, "the log lost records that were not handed out yet");
             cursor.state = CursorState::Reading;
             return self.attach(slot);
         }
@@ -118,7 +118,9 @@ impl<T: Send + 'static> SourceReader<T> {
                 cursor.handle_failure(now, "its position to be in the log".to_owned());
                 return Err(out_of_range(at, wanted, first, end));
             }
-            (Found::Diverged(diverged), OnOutOfRange::Earliest) => diverged.clamp(first, end.max(first)),
+            (Found::Diverged(diverged), OnOutOfRange::Earliest) => {
+                diverged.unwrap_or(first).clamp(first, end.max(first))
+            }
             (Found::OutOfRange, OnOutOfRange::Earliest) => first,
             (_, OnOutOfRange::Latest) => end,
         };

@@ -284,6 +284,7 @@ fn waits_for(status: &PartitionStatus) -> Option<String> {
         PartitionStatus::BackOff { reason, .. } | PartitionStatus::Failed { reason } => reason.to_string(),
         PartitionStatus::WaitingForLeader => "a leader".to_owned(),
         PartitionStatus::Resetting => "its start".to_owned(),
+        PartitionStatus::Validating { .. } => "its new leader to know its position".to_owned(),
         PartitionStatus::AtStop => "nothing: it is fetched to its stop".to_owned(),
     })
 }
