@@ -515,6 +515,7 @@ fn a_leader_that_an_answer_names_is_asked_at_once() {
     cursors.handle_end(now, BrokerId(0), Duration::ZERO);
     let status = cursors.view(now, &tp(1)).unwrap().status;
     assert_eq!(status, Status::Queued { broker: BrokerId(2) });
+    assert!(cursors.poll_stale_topics().is_empty(), "the topology need not be looked at for it");
     let plan = cursors.poll_request(now, BrokerId(2), VERSION).unwrap();
     assert_eq!(plan.partitions[0].asked.leader_epoch, Some(LeaderEpoch(9)));
 }
@@ -676,7 +677,8 @@ fn a_new_leader_is_asked_about_positions_before_it_is_asked_for_records() {
         cursors.handle_validations(now, [(wanted[0].ticket, said)]);
         match expected {
             None => {
-                assert!(cursors.wants(now, BrokerId(1)).is_some() && cursors.poll_validations(now).is_empty())
+                assert!(cursors.wants(now, BrokerId(1)).is_some());
+                assert!(cursors.poll_validations(now).is_empty());
             }
             Some(at) => {
                 let reason = Reason::Truncated { position: Offset(5), at };

@@ -294,13 +294,8 @@ impl Cursors {
     ) {
         let code = answer.code;
         let window = self.settings.unknown_window;
-        if code.refreshes_metadata()
-            && let Some(cursor) = self.cursor(slot)
-        {
-            let topic = Arc::clone(&cursor.tp.topic);
-            self.stale_topics.insert(topic);
-        }
         let Some(cursor) = self.cursor_mut(slot) else { return };
+        let topic = Arc::clone(&cursor.tp.topic);
         let from_replica = cursor.leader.map(|leader| leader.id) != Some(broker);
         if let Some(leader) = answer.leader.filter(|leader| leader.id.0 >= 0 && leader.epoch.0 >= 0)
             && cursor.leader.and_then(|known| known.epoch) < Some(leader.epoch)
@@ -311,6 +306,10 @@ impl Cursors {
             cursor.enter(now, State::Ready(position));
             self.relist(now, slot);
             return;
+        }
+        let failing_since = cursor.failing_since;
+        if code.refreshes_metadata() {
+            self.stale_topics.insert(topic);
         }
         if from_replica {
             // Whatever a replica refuses, the leader may know better.
@@ -326,8 +325,8 @@ impl Cursors {
             return;
         }
         let unknown = code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION || code == ErrorCode::UNKNOWN_TOPIC_ID;
-        let too_long = unknown
-            && cursor.failing_since.is_some_and(|since| now.saturating_duration_since(since) >= window);
+        let too_long =
+            unknown && failing_since.is_some_and(|since| now.saturating_duration_since(since) >= window);
         if code.is_retriable() && !too_long {
             self.back_off(now, slot, Reason::Code(code));
         } else {

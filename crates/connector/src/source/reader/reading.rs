@@ -212,6 +212,10 @@ impl<T: Send + 'static> SourceReader<T> {
             position: cursor.split.next_offset,
             end: cursor.end,
             committed: committed.get(cursor.topic_partition()).map(|position| position.offset),
+            read_from: states.get(cursor.topic_partition()).and_then(|state| match state.status {
+                PartitionStatus::Fetching { broker } => Some(broker),
+                _ => None,
+            }),
             waits_for: match &cursor.state {
                 _ if cursor.paused => Some("others of its alignment group".to_owned()),
                 CursorState::Reading => {
