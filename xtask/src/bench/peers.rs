@@ -53,7 +53,7 @@ impl Peer {
             (Self::Floor, Role::Consume) => &["full", "raw", "crc", "full:524288"],
             (Self::Floor, Role::Produce) => &["full", "raw", "crc"],
             (Self::Floor, Role::Latency) => &["full"],
-            (Self::Milena, Role::Consume) => &["batches", "next", "recv", "batches-mt", "fetcher"],
+            (Self::Milena, Role::Consume) => &["batches", "next", "recv", "batches-mt"],
             (Self::Milena, Role::Produce) if case.name.contains("threads") => &["ticket-mt"],
             (Self::Milena, Role::Produce) => &["ticket", "ticket-mt", "many", "awaited"],
             (Self::Milena, Role::Latency) => &["ticket"],

@@ -17,8 +17,8 @@ use super::read::time_ago;
 use super::shared::{Shared, now};
 use super::validation;
 use crate::error::Error;
-use crate::fetcher::{ListedOffset, OffsetSpec};
 use crate::metadata::Want;
+use crate::offsets::{ListedOffset, OffsetSpec};
 
 /// Runs until it is aborted; its fetch loops end with it.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -169,12 +169,11 @@ async fn look_up_committed(shared: Arc<Shared>, wanted: Vec<ResetWanted>) {
 }
 
 async fn look_up_listed(shared: Arc<Shared>, mut wanted: Vec<ResetWanted>) {
-    let fetcher = shared.client.fetcher();
     let deadline = Instant::now() + shared.client.config().api_timeout;
     while !wanted.is_empty() {
         let specs: Vec<_> = wanted.iter().map(|reset| (reset.tp.clone(), spec(reset.start))).collect();
         // One try: who fails is tried again by its own back-off, and holds up nobody.
-        let answers = fetcher.list_once(&specs, shared.config.isolation, deadline).await;
+        let answers = shared.client.list_once(&specs, shared.config.isolation, deadline).await;
         let mut answers: HashMap<_, _> = answers.into_iter().collect();
         let mut at_end = Vec::new();
         for reset in wanted {

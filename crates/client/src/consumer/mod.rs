@@ -51,8 +51,8 @@ pub use records::{ConsumerRecord, RecordRef, RecordStream};
 
 use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::fetcher::{ListedOffset, OffsetSpec};
 use crate::group::CommittedOffset;
+use crate::offsets::{ListedOffset, OffsetSpec};
 use commit::Commits;
 use records::RecordReader;
 use shared::{Shared, State, now};
@@ -379,7 +379,7 @@ impl Consumer {
     /// Looks up offsets by place or by time, of any partitions.
     ///
     /// # Errors
-    /// As [`Fetcher::list_offsets`](crate::Fetcher::list_offsets).
+    /// As [`Client::list_offsets`].
     ///
     /// # Cancellation
     /// Nothing happened.
@@ -387,7 +387,7 @@ impl Consumer {
         &self,
         wanted: &[(TopicPartition, OffsetSpec)],
     ) -> Result<Vec<(TopicPartition, Result<ListedOffset>)>> {
-        self.shared.client.fetcher().list_offsets(wanted, self.shared.config.isolation).await
+        self.shared.client.list_offsets(wanted, self.shared.config.isolation).await
     }
 
     /// Stops fetching, waits for commits that were begun, and tells brokers that their sessions are over; at most `wait` long.

@@ -52,11 +52,11 @@ pub(super) enum Found {
 
 /// Asks what the log of a partition holds, with open transactions.
 pub(super) fn range(client: &Client, slot: u32, at: TopicPartition, found: Found) -> Work {
-    let fetcher = client.fetcher();
+    let client = client.clone();
     Box::pin(async move {
         let mut ends = [Offset(0), Offset(0)];
         for (end, spec) in ends.iter_mut().zip([OffsetSpec::Earliest, OffsetSpec::Latest]) {
-            let listed = fetcher.list_offsets(&[(at.clone(), spec)], Isolation::ReadUncommitted).await;
+            let listed = client.list_offsets(&[(at.clone(), spec)], Isolation::ReadUncommitted).await;
             let listed =
                 listed.and_then(|listed| listed.into_iter().next().map(|(_, listed)| listed).transpose());
             match listed.map(|listed| listed.and_then(|listed| listed.offset)) {
