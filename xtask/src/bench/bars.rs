@@ -1,6 +1,6 @@
 //! What milena holds itself to, and whether the results show it.
 
-use super::cases::Role;
+use super::cases::{Role, TUNED};
 use super::results::{FLOOR, Line, Measured, Results, median};
 
 /// What was found about one bar.
@@ -151,15 +151,13 @@ fn by_best_peer(case: &Measured) -> Option<f64> {
 
 fn defaults(results: &Results) -> Vec<Bar> {
     let mut bars = Vec::new();
-    for (tuned, default) in
-        [("consume-6-100", "consume-6-100-default"), ("produce-6-100", "produce-6-100-default")]
-    {
-        let ratio = |name: &str| {
-            let case = results.cases.get(name)?;
-            median(&case.ratios(&main_row(case)?))
-        };
-        let measured = ratio(default).and_then(|default| Some(default / ratio(tuned)?));
-        let text = format!("{default}: cost by that of tuned settings, each by the floor's");
+    for name in ["consume-6-100-default", "produce-6-100-default"] {
+        let measured = results.cases.get(name).and_then(|case| {
+            let tuned = case.figures(&format!("milena/{TUNED}"), Line::ns_per_record);
+            let own = case.figures(&main_row(case)?, Line::ns_per_record);
+            median(&own.iter().zip(tuned).map(|(own, tuned)| own / tuned).collect::<Vec<_>>())
+        });
+        let text = format!("{name}: cost by that of tuned settings, round by round");
         bars.push(bar(text, Limit::AtMost(1.15), None, measured));
     }
     let measured = results.cases.get("consume-6-100-default").and_then(|case| {
@@ -267,6 +265,15 @@ mod tests {
         assert_eq!(find(&bars, "consume-6-100, recv").verdict, Verdict::Missed);
         assert_eq!(find(&bars, "consume-6-100: cost of the best").measured, Some(200.0 / 48.0));
         assert_eq!(find(&bars, "consume-1-100, batches").verdict, Verdict::NotMeasured);
+    }
+
+    #[test]
+    fn defaults_are_held_against_tuned_settings_of_the_same_round() {
+        let rows = [("floor/full", 40), ("milena/ticket", 120), ("milena/tuned", 100)];
+        let results =
+            Results { cases: [measured("produce-6-100-default", &rows)].into(), ..Results::default() };
+        let bars = judge(&results);
+        assert_eq!(find(&bars, "produce-6-100-default: cost by that").measured, Some(1.2));
     }
 
     #[test]

@@ -21,6 +21,12 @@ impl Role {
     }
 }
 
+/// The settings that the author of a client would choose for throughput; as a way of a client with default settings, its main way with
+/// these.
+pub(crate) const TUNED: &str = "tuned";
+/// The settings that a client comes with.
+pub(crate) const DEFAULT: &str = "default";
+
 /// One kind of work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Case {
@@ -46,7 +52,7 @@ impl Case {
             partitions,
             value_size,
             codec: codec.to_owned(),
-            profile: "tuned".to_owned(),
+            profile: TUNED.to_owned(),
             keys: false,
             threads: 1,
             detailed: partitions != 1000 && value_size == 100 && codec == "none",
@@ -115,9 +121,9 @@ pub(crate) fn all() -> Vec<Case> {
         }
         let base = || Case::new(role, 6, 100, "none");
         cases.push(base().named("keys", |case| case.keys = true));
-        cases.push(base().named("default", |case| case.profile = "default".to_owned()));
+        cases.push(base().named("default", |case| case.profile = DEFAULT.to_owned()));
         let wide = Case::new(role, 1000, 100, "none");
-        cases.push(wide.named("default", |case| case.profile = "default".to_owned()));
+        cases.push(wide.named("default", |case| case.profile = DEFAULT.to_owned()));
     }
     let threads = Case::new(Role::Produce, 6, 100, "none");
     for count in [1, 4] {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail, ensure};
 
-use super::cases::{Case, Role};
+use super::cases::{Case, DEFAULT, Role, TUNED};
 use crate::NEWEST_KAFKA;
 use crate::command::{cargo, output, root, run};
 use crate::jars;
@@ -53,10 +53,12 @@ impl Peer {
             (Self::Floor, Role::Consume) => &["full", "raw", "crc", "full:524288"],
             (Self::Floor, Role::Produce) => &["full", "raw", "crc"],
             (Self::Floor, Role::Latency) => &["full"],
+            (Self::Milena, Role::Consume) if case.profile == DEFAULT => return vec!["batches", TUNED],
+            (Self::Milena, Role::Produce) if case.profile == DEFAULT => return vec!["ticket", TUNED],
             (Self::Milena, Role::Consume) => &["batches", "next", "recv", "batches-mt"],
             (Self::Milena, Role::Produce) if case.name.contains("threads") => &["ticket-mt"],
             (Self::Milena, Role::Produce) => &["ticket", "ticket-mt", "many", "awaited"],
-            (Self::Milena, Role::Latency) => &["ticket"],
+            (Self::Milena, Role::Latency) => return vec!["ticket", "thread"],
             // With one handle, and with one for each side.
             (Self::Krafka, Role::Latency) => return vec!["best", "two"],
             // Its fetches would hold up everything on the one connection; see its source.

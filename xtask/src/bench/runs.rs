@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::cases::{Case, Role};
+use super::cases::{Case, Role, TUNED};
 use super::peers::{Peer, Program};
 use super::profile;
 use super::results::{Line, Measured, Results};
@@ -310,6 +310,8 @@ impl<'a> Session<'a> {
         // Threads are there to use several cores.
         let core = if case.threads > 1 || case.name.contains("threads") { None } else { self.core };
         let mut command = program.command(core);
+        // The client's main way with the other settings, in the same rounds.
+        let (mode, profile) = if mode == TUNED { ("", TUNED) } else { (mode, case.profile.as_str()) };
         command.args(["--bootstrap", self.broker, "--topic", topic, "--role", role, "--mode", mode]);
         command.arg("--values").arg(values::file(&self.folder, case)?);
         let numbers = [
@@ -320,7 +322,7 @@ impl<'a> Session<'a> {
         for (name, number) in numbers {
             command.args([name, &number.to_string()]);
         }
-        command.args(["--codec", &case.codec, "--profile", &case.profile]);
+        command.args(["--codec", &case.codec, "--profile", profile]);
         command.args(["--shape", if case.keys { "keys" } else { "plain" }]);
         Ok(command)
     }

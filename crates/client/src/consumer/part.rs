@@ -403,44 +403,80 @@ pub struct PartitionIter<'a> {
 impl<'a> Iterator for PartitionIter<'a> {
     type Item = Result<Record<'a>>;
 
-    #[inline]
+    // Small, and always part of the caller's loop: a record then stays in registers.
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(records) = &mut self.records {
-                match records.next() {
-                    Some(Ok(record)) => {
-                        if self.before {
-                            if record.offset < self.part.from {
-                                continue;
-                            }
-                            self.before = false;
-                        }
-                        return Some(Ok(record));
-                    }
-                    Some(Err(error)) => return Some(Err(self.fail(error))),
-                    None => {}
+            if let Some(record) = self.records.as_mut().and_then(RecordIter::next_common) {
+                return Some(Ok(record));
+            }
+            // Taken apart and put together, so that only a record which comes this way goes through memory.
+            return match self.turn() {
+                Turn::Batch => continue,
+                Turn::Record(Record { offset, timestamp, key, value, headers }) => {
+                    Some(Ok(Record { offset, timestamp, key, value, headers }))
                 }
-            }
-            match self.next_batch()? {
-                Ok(records) => self.records = Some(records),
-                Err(error) => return Some(Err(self.fail(error))),
-            }
+                Turn::Failed(error) => Some(Err(error)),
+                Turn::End => None,
+            };
         }
     }
 }
 
+/// What comes where no common record does.
+enum Turn<'a> {
+    /// Another batch was begun.
+    Batch,
+    Record(Record<'a>),
+    Failed(Error),
+    End,
+}
+
 impl<'a> PartitionIter<'a> {
-    // Not part of `next`, which is to be small enough to become part of the caller's loop: a record then stays in registers.
+    /// The next record of the batch, or the next batch.
     #[inline(never)]
-    fn next_batch(&mut self) -> Option<std::result::Result<RecordIter<'a>, ProtocolError>> {
-        let batch = match self.part.shown.step(self.place.as_mut()?) {
-            Ok(batch) => batch?,
-            Err(error) => return Some(Err(error)),
+    fn turn(&mut self) -> Turn<'a> {
+        match self.records.as_mut().and_then(Iterator::next) {
+            Some(Ok(record)) => return Turn::Record(record),
+            Some(Err(error)) => return Turn::Failed(self.fail(error)),
+            None => {}
+        }
+        match self.next_batch() {
+            Ok(Some(records)) => self.records = Some(records),
+            Ok(None) => {
+                self.records = None;
+                return Turn::End;
+            }
+            Err(error) => return Turn::Failed(self.fail(error)),
+        }
+        if self.before { self.skip_before() } else { Turn::Batch }
+    }
+
+    fn next_batch(&mut self) -> std::result::Result<Option<RecordIter<'a>>, ProtocolError> {
+        let Some(place) = &mut self.place else { return Ok(None) };
+        let Some(batch) = self.part.shown.step(place)? else { return Ok(None) };
+        Ok(Some(match batch.records {
+            Content::Plain(records) => records,
+            Content::Packed(packed) => packed.records()?.iter(),
+        }))
+    }
+
+    /// Leaves out what lies before the first offset that was asked for; only the first batch with records can have such.
+    #[cold]
+    fn skip_before(&mut self) -> Turn<'a> {
+        let from = self.part.from;
+        let is_wanted = |record: &std::result::Result<Record<'_>, ProtocolError>| match record {
+            Ok(record) => record.offset >= from,
+            Err(_) => true,
         };
-        Some(match batch.records {
-            Content::Plain(records) => Ok(records),
-            Content::Packed(packed) => packed.records().map(Records::iter),
-        })
+        match self.records.as_mut().and_then(|records| records.find(is_wanted)) {
+            Some(Ok(record)) => {
+                self.before = false;
+                Turn::Record(record)
+            }
+            Some(Err(error)) => Turn::Failed(self.fail(error)),
+            None => Turn::Batch,
+        }
     }
 
     #[cold]

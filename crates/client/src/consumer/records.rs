@@ -122,24 +122,28 @@ pub struct ConsumerRecord {
 
 impl ConsumerRecord {
     /// The partition.
+    #[inline]
     #[must_use]
     pub fn tp(&self) -> &TopicPartition {
         &self.source.tp
     }
 
     /// Its position in the partition.
+    #[inline]
     #[must_use]
     pub fn offset(&self) -> Offset {
         self.found.offset
     }
 
     /// Milliseconds since 1970; -1 for none.
+    #[inline]
     #[must_use]
     pub fn timestamp(&self) -> i64 {
         self.found.timestamp
     }
 
     /// The epoch of the leader that appended it, if known.
+    #[inline]
     #[must_use]
     pub fn leader_epoch(&self) -> Option<LeaderEpoch> {
         self.found.leader_epoch()
@@ -160,24 +164,28 @@ impl ConsumerRecord {
     }
 
     /// The key as a slice of the shared buffer.
+    #[inline]
     #[must_use]
     pub fn key_bytes(&self) -> Option<Bytes> {
         self.key().map(|key| self.source.buffer.slice_ref(key))
     }
 
     /// The value as a slice of the shared buffer.
+    #[inline]
     #[must_use]
     pub fn value_bytes(&self) -> Option<Bytes> {
         self.value().map(|value| self.source.buffer.slice_ref(value))
     }
 
     /// The headers in their order.
+    #[inline]
     #[must_use]
     pub fn headers(&self) -> Headers<'_> {
         self.found.headers(&self.source.buffer)
     }
 
     /// All of it, borrowed.
+    #[inline]
     #[must_use]
     pub fn as_record(&self) -> Record<'_> {
         self.found.record(&self.source.buffer)
@@ -354,6 +362,12 @@ impl RecordReader {
                 None => records,
             };
             while self.chunk.len() < CHUNK {
+                if let Some(record) = records.next_common() {
+                    if record.offset >= part.from {
+                        self.chunk.push(Found::of(buffer, &record, epoch));
+                    }
+                    continue;
+                }
                 match records.next().transpose() {
                     Ok(Some(record)) if record.offset < part.from => {}
                     Ok(Some(record)) => self.chunk.push(Found::of(buffer, &record, epoch)),

@@ -102,22 +102,28 @@ pub(super) fn measure(bytes: &[u8]) -> Result<Option<usize>> {
     let least = match magic {
         layout::MAGIC => HEADER_LEN,
         0 | 1 => message_set::least_len(magic),
-        other => {
-            return Err(ProtocolError::unsupported(format!("unknown record batch format {other}"))
-                .with_field("magic")
-                .with_at(layout::MAGIC_AT));
-        }
+        other => return Err(unknown_format(other)),
     };
     let length = i32::from_be_bytes(bytes_at(bytes, &layout::LENGTH)?);
     let whole = usize::try_from(length).ok().and_then(|length| length.checked_add(PREFIX_LEN));
     match whole {
         Some(whole) if whole >= least => Ok((whole <= bytes.len()).then_some(whole)),
-        _ => Err(ProtocolError::malformed(format!(
-            "a batch length of {length} cannot hold a batch of format {magic}"
-        ))
-        .with_field("batch_length")
-        .with_at(layout::LENGTH.start)),
+        _ => Err(impossible_length(length, magic)),
     }
+}
+
+// Apart, so that what is done for every batch is small.
+#[cold]
+fn unknown_format(magic: u8) -> ProtocolError {
+    ProtocolError::unsupported(format!("unknown record batch format {magic}"))
+        .with_field("magic")
+        .with_at(layout::MAGIC_AT)
+}
+
+#[cold]
+fn impossible_length(length: i32, magic: u8) -> ProtocolError {
+    let text = format!("a batch length of {length} cannot hold a batch of format {magic}");
+    malformed(text, "batch_length", layout::LENGTH.start)
 }
 
 #[cold]

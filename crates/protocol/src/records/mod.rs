@@ -47,6 +47,7 @@ mod iter;
 mod layout;
 mod message_set;
 mod message_set_builder;
+mod quick;
 mod record;
 mod varint;
 
