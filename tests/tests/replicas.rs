@@ -23,6 +23,7 @@ use milena_tests::records::{within, write_values};
 use milena_tests::unique;
 
 /// Three brokers, each in a rack of its own, that send readers to the replica in theirs.
+// scenario: 5.4.40
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_real_cluster_readers_find_the_replica_of_their_rack_and_leaders_that_move() {
     let start = async {

@@ -292,3 +292,51 @@ fn waits_for(status: &PartitionStatus) -> Option<String> {
         PartitionStatus::AtStop => "nothing: it is fetched to its stop".to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::schema::StringDeserializer;
+    use crate::source::{KafkaSource, KafkaSourceBuilder};
+
+    fn builder() -> KafkaSourceBuilder<String> {
+        let client = milena::ClientConfig::new(["a:1"]);
+        KafkaSource::builder().client(client).topics(["t"]).deserializer(StringDeserializer)
+    }
+
+    // scenario: 5.4.40
+    #[test]
+    fn a_rack_is_told_to_the_broker_and_an_empty_one_is_not() {
+        let rack = |builder: KafkaSourceBuilder<String>| builder.build().unwrap().settings().consumer().rack;
+        assert_eq!(rack(builder()), None);
+        assert_eq!(rack(builder().rack("r")).as_deref(), Some("r"));
+        assert_eq!(rack(builder().rack("")), None);
+        assert_eq!(rack(builder().rack_supplier(|| None)), None);
+    }
+
+    /// Flink asks on the machine where the reader runs, and only if it reads anything.
+    #[test]
+    fn the_rack_is_asked_for_when_a_reader_needs_it() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&asked);
+        let source = builder().rack_supplier(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            Some("r".to_owned())
+        });
+        let source = source.build().unwrap();
+        assert_eq!(asked.load(Ordering::Relaxed), 0);
+        source.settings().consumer();
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_small_buffer_counts_as_the_least_that_works() {
+        let fetch = crate::source::builder::FetchSettings { prefetch_bytes: 1, ..Default::default() };
+        let config = builder().fetch(fetch).build().unwrap().settings().consumer();
+        assert_eq!(config.buffer_bytes, LEAST_BUFFER);
+        config.validate().unwrap();
+    }
+}
