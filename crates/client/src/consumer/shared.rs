@@ -179,7 +179,8 @@ impl Shared {
             add(&self.counts.failures, 1);
             state.errors.push_back(failed(&failure));
         }
-        (!state.inbox.is_empty() || !state.errors.is_empty()).then(|| state.waker.take())?
+        let news = !state.inbox.is_empty() || !state.errors.is_empty() || state.cursors.has_ends();
+        news.then(|| state.waker.take())?
     }
 
     /// Tells the application of an error that concerns no partition.

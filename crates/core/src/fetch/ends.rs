@@ -72,6 +72,12 @@ impl Cursors {
         next
     }
 
+    /// Whether [`Cursors::poll_end`] may have something.
+    #[must_use]
+    pub fn has_ends(&self) -> bool {
+        !self.ends.is_empty()
+    }
+
     /// An answer brought nothing of a partition. `alone`: and of no other, so that it was not a matter of size.
     pub(super) fn handle_nothing(&mut self, now: Instant, slot: usize, alone: bool) {
         let (isolation, tell) = (self.settings.isolation, self.settings.tell_ends);
