@@ -218,7 +218,7 @@ async fn leaders_answer(client: &Client, name: &str, partitions: i32) -> bool {
     let all: Vec<_> = (0..partitions)
         .map(|partition| (TopicPartition::new(name, PartitionId(partition)), OffsetSpec::Latest))
         .collect();
-    let offsets = client.fetcher().list_offsets(&all, Isolation::ReadUncommitted).await;
+    let offsets = client.list_offsets(&all, Isolation::ReadUncommitted).await;
     offsets.is_ok_and(|offsets| offsets.iter().all(|(_, offset)| offset.is_ok()))
 }
 

@@ -130,7 +130,7 @@ pub async fn offset(
     spec: OffsetSpec,
     isolation: Isolation,
 ) -> Option<i64> {
-    let listed = within("an offset", client.fetcher().list_offsets(&[(tp.clone(), spec)], isolation)).await;
+    let listed = within("an offset", client.list_offsets(&[(tp.clone(), spec)], isolation)).await;
     let listed = listed.unwrap_or_else(|error| panic!("{spec:?} of {tp}: {error}"));
     let (_, listed) = listed.into_iter().next().unwrap_or_else(|| panic!("no answer for {tp}"));
     listed.unwrap_or_else(|error| panic!("{spec:?} of {tp}: {error}")).offset.map(|offset| offset.0)

@@ -78,7 +78,6 @@ async fn offsets_are_listed_by_place_and_by_time() {
             }
         }
         let listed = client
-            .fetcher()
             .list_offsets(
                 &[
                     (TopicPartition::new(topic.as_str(), 1), OffsetSpec::Latest),

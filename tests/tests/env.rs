@@ -24,7 +24,7 @@ async fn read(client: &Client, topic: &str) -> Vec<u32> {
     let fetcher = client.fetcher();
     let tp = TopicPartition::new(topic, PartitionId(0));
     let latest = [(tp.clone(), OffsetSpec::Latest)];
-    let end = fetcher.list_offsets(&latest, Isolation::ReadCommitted).await.unwrap().remove(0).1.unwrap();
+    let end = client.list_offsets(&latest, Isolation::ReadCommitted).await.unwrap().remove(0).1.unwrap();
     let (mut next, mut values) = (Offset(0), Vec::new());
     while next < end.offset.unwrap() {
         for fetched in

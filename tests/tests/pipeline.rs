@@ -25,8 +25,8 @@ fn copy(output: &str) -> impl FnMut(&Input<'_>, &mut Output) -> Result<(), BoxEr
     move |input, out| {
         out.record(output)
             .set_partition(input.partition.partition)
-            .set_key(input.record.key.as_deref().unwrap())
-            .set_value(input.record.value.as_deref().unwrap());
+            .set_key(input.record.key.unwrap())
+            .set_value(input.record.value.unwrap());
         Ok(())
     }
 }

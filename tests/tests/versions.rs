@@ -120,7 +120,7 @@ async fn topic(subject: &Subject, client: &Client, can: Abilities) -> String {
     assert!(is_unsupported(&refused), "{refused}");
     // It is there once its leaders answer.
     let tp = TopicPartition::new(name.as_str(), 0);
-    let leader = within("the leader", client.fetcher().leader(&tp)).await;
+    let leader = within("the leader", client.leader(&tp)).await;
     leader.unwrap_or_else(|error| panic!("{}: {error}", subject.name("")));
     offset(client, &tp, OffsetSpec::Latest, Isolation::ReadUncommitted).await;
     name

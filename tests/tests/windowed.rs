@@ -298,7 +298,7 @@ async fn judge(client: &Client, records: u64) {
         .map(|partition| TopicPartition::new(INPUT, partition))
         .collect();
     let asked: Vec<_> = inputs.iter().map(|at| (at.clone(), OffsetSpec::Latest)).collect();
-    let ends = client.fetcher().list_offsets(&asked, Isolation::ReadCommitted).await.unwrap();
+    let ends = client.list_offsets(&asked, Isolation::ReadCommitted).await.unwrap();
     let committed = client.group(PREFIX).fetch(Some(&inputs), false).await.unwrap();
     for ((at, end), (of, offset)) in ends.iter().zip(&committed) {
         let (end, offset) = (end.as_ref().unwrap().offset, offset.as_ref().unwrap().as_ref());

@@ -400,8 +400,8 @@ mod tests {
                 client.call_with::<MetadataRequest, _>(Target::Any, options, |_| MetadataRequest::default()),
             );
             let fetcher = client.fetcher();
-            assert_send(fetcher.list_offsets(wanted, Isolation::ReadCommitted));
-            assert_send(fetcher.leader(&TopicPartition::new("t", 0)));
+            assert_send(client.list_offsets(wanted, Isolation::ReadCommitted));
+            assert_send(client.leader(&TopicPartition::new("t", 0)));
             let from: Vec<FetchFrom> = Vec::new();
             assert_send(fetcher.fetch(&from, &FetchOptions::default()));
             assert_send(fetcher.fetch_from_leader(BrokerId(1), &from, &FetchOptions::default()));

@@ -1,25 +1,21 @@
 //! A pure-Rust, C-free Kafka client.
 //!
 //! ```no_run
-//! use milena::{Client, FetchFrom, FetchOptions, Isolation, OffsetSpec, TopicPartition};
+//! use milena::{Client, Consumer, ConsumerConfig, Start, TopicPartition};
 //!
 //! # async fn read() -> milena::Result<()> {
 //! let client = Client::connect("localhost:9092").await?;
-//! let fetcher = client.fetcher();
-//! let tp = TopicPartition::new("orders", 0);
-//! let listed = fetcher.list_offsets(&[(tp.clone(), OffsetSpec::Earliest)], Isolation::ReadCommitted).await?;
-//! for (tp, start) in listed {
-//!     let Some(offset) = start?.offset else { continue };
-//!     for fetched in fetcher.fetch(&[FetchFrom::new(tp, offset)], &FetchOptions::default()).await? {
-//!         fetched.for_each_record(|record| println!("{} {:?}", record.offset, record.value))?;
-//!     }
+//! let mut consumer = Consumer::new(&client, ConsumerConfig::default())?;
+//! consumer.assign([(TopicPartition::new("orders", 0), Start::Earliest)]);
+//! loop {
+//!     let record = consumer.recv().await?;
+//!     println!("{} {:?}", record.offset(), record.value());
 //! }
-//! # Ok(())
 //! # }
 //! ```
 //!
-//! [`Client`] is the start of everything: connections, topology, single requests ([`Client::call`]). [`Fetcher`] reads
-//! records, [`Group`] commits offsets, [`Admin`] looks after topics, [`Transactions`] finishes transactions. All are cheap to clone
+//! [`Client`] is the start of everything: connections, topology, single requests ([`Client::call`]). [`Consumer`] reads records, [`Producer`]
+//! writes them, [`Group`] commits offsets, [`Admin`] looks after topics, [`Transactions`] finishes transactions. All are cheap to clone
 //! and share the client's connections. Every call ends within [`ClientConfig::api_timeout`].
 
 mod admin;
@@ -38,6 +34,7 @@ mod generation;
 mod group;
 mod handshake;
 mod metadata;
+mod offsets;
 mod pool;
 mod producer;
 pub mod sasl;
@@ -65,16 +62,17 @@ pub use call::{Answer, CallOptions, CoordinatorKind, Target};
 pub use client::Client;
 pub use config::ClientConfig;
 pub use consumer::{
-    CommitTicket, Consumer, ConsumerConfig, ConsumerMetrics, ConsumerRecord, OffsetReset, OnDataLoss,
-    PartitionIter, PartitionRecords, RecordRef, RecordStream,
+    BatchRecords, CommitTicket, Consumer, ConsumerConfig, ConsumerMetrics, ConsumerRecord, OffsetReset,
+    OnDataLoss, PartitionIter, PartitionRecords, RecordRef, RecordStream,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use fetcher::{FetchFrom, FetchOptions, Fetched, Fetcher, ListedOffset, OffsetSpec, VisibleBatches};
+pub use fetcher::{FetchFrom, FetchOptions, Fetched, Fetcher, VisibleBatches};
 pub use group::{CommittedOffset, Group, GroupMetadata};
 pub use milena_core::fetch::{
     CursorView as PartitionState, Position, Reason as StatusReason, Start, Status as PartitionStatus,
 };
 pub use milena_core::transaction::State as ProducerState;
+pub use offsets::{ListedOffset, OffsetSpec};
 pub use pool::Purpose;
 pub use producer::{
     Acks, Idempotence, Partitioner, Partitioning, Producer, ProducerConfig, ProducerMetrics, ProducerRecord,

@@ -115,7 +115,7 @@ async fn create(client: &Client, prefix: &str, partitions: i32) -> String {
     // The controller's word comes before the leaders have heard it: list_offsets waits for them.
     let ends: Vec<_> =
         (0..partitions).map(|at| (TopicPartition::new(name.as_str(), at), OffsetSpec::Latest)).collect();
-    for (_, end) in client.fetcher().list_offsets(&ends, Isolation::ReadUncommitted).await.unwrap() {
+    for (_, end) in client.list_offsets(&ends, Isolation::ReadUncommitted).await.unwrap() {
         end.unwrap();
     }
     name
@@ -136,7 +136,7 @@ async fn produce(
     }
     let transactional = identity.transactional;
     let batch = builder.build(identity).unwrap();
-    let leader = client.fetcher().leader(tp).await.unwrap();
+    let leader = client.leader(tp).await.unwrap();
     let options = CallOptions { max_version: Some(12), ..CallOptions::default() };
     let answer = client
         .call_with::<ProduceRequest, _>(Target::Broker(leader), options, |_| {
@@ -209,10 +209,9 @@ async fn offsets_are_listed_by_place_and_time(client: &Client) {
     let (zero, one) = (TopicPartition::new(name.as_str(), 0), TopicPartition::new(name.as_str(), 1));
     produce(client, &zero, 1_000_000, &values(10), BatchIdentity::default()).await;
     produce(client, &zero, 2_000_000, &values(10), BatchIdentity::default()).await;
-    let fetcher = client.fetcher();
     let list = async |tp: &TopicPartition, spec| {
         let mut listed =
-            fetcher.list_offsets(&[(tp.clone(), spec)], Isolation::ReadUncommitted).await.unwrap();
+            client.list_offsets(&[(tp.clone(), spec)], Isolation::ReadUncommitted).await.unwrap();
         listed.remove(0).1
     };
     assert_eq!(list(&zero, OffsetSpec::Earliest).await.unwrap().offset, Some(Offset(0)));
@@ -231,11 +230,11 @@ async fn offsets_are_listed_by_place_and_time(client: &Client) {
     assert_eq!(list(&one, OffsetSpec::Latest).await.unwrap().offset, Some(Offset(0)));
     let absent = TopicPartition::new(name.as_str(), 9);
     let both = [(zero.clone(), OffsetSpec::Latest), (absent.clone(), OffsetSpec::Latest)];
-    let listed = fetcher.list_offsets(&both, Isolation::ReadCommitted).await.unwrap();
+    let listed = client.list_offsets(&both, Isolation::ReadCommitted).await.unwrap();
     assert_eq!(listed[0].1.as_ref().unwrap().offset, Some(Offset(20)));
     assert_eq!(listed[1].1.as_ref().unwrap_err().code(), Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION));
     assert!(
-        fetcher.list_offsets(&[both[0].clone(), both[0].clone()], Isolation::ReadCommitted).await.is_err()
+        client.list_offsets(&[both[0].clone(), both[0].clone()], Isolation::ReadCommitted).await.is_err()
     );
 }
 

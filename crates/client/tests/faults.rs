@@ -44,7 +44,7 @@ async fn offsets_are_listed_after_leader_errors_and_lost_connections() {
     for fault in faults {
         broker.faults().on(LIST_OFFSETS, fault, 2);
         let wanted = [(tp.clone(), OffsetSpec::Latest)];
-        let listed = client.fetcher().list_offsets(&wanted, Isolation::ReadUncommitted).await.unwrap();
+        let listed = client.list_offsets(&wanted, Isolation::ReadUncommitted).await.unwrap();
         assert_eq!(listed[0].1.as_ref().unwrap().offset, Some(Offset(0)));
         all_used(&broker);
     }
@@ -56,7 +56,7 @@ async fn a_retried_call_that_never_succeeds_says_how_often_it_was_tried() {
     broker.faults().on(LIST_OFFSETS, Fault::Error(ErrorCode::NOT_LEADER_OR_FOLLOWER), 1000);
     let since = std::time::Instant::now();
     let wanted = [(tp, OffsetSpec::Latest)];
-    let listed = client.fetcher().list_offsets(&wanted, Isolation::ReadUncommitted).await.unwrap();
+    let listed = client.list_offsets(&wanted, Isolation::ReadUncommitted).await.unwrap();
     let error = listed[0].1.as_ref().unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::NOT_LEADER_OR_FOLLOWER));
     assert!(error.attempts() > 3 && error.to_string().contains("tries in"), "{error}");
@@ -160,7 +160,7 @@ async fn a_slow_broker_is_waited_for_and_a_restarted_one_is_found_again() {
     let wanted = [(tp.clone(), OffsetSpec::Latest)];
     for _ in 0..3 {
         broker.restart();
-        let listed = client.fetcher().list_offsets(&wanted, Isolation::ReadUncommitted).await.unwrap();
+        let listed = client.list_offsets(&wanted, Isolation::ReadUncommitted).await.unwrap();
         listed[0].1.as_ref().unwrap();
         client.group("g").commit(&[(tp.clone(), Offset(0).into())]).await.unwrap();
     }
@@ -171,8 +171,8 @@ async fn a_slow_broker_is_waited_for_and_a_restarted_one_is_found_again() {
     assert!(client.group("g").fetch(None, false).await.is_err());
     assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
     let waiting = tokio::spawn({
-        let fetcher = client.fetcher();
-        async move { fetcher.list_offsets(&wanted, Isolation::ReadUncommitted).await }
+        let client = client.clone();
+        async move { client.list_offsets(&wanted, Isolation::ReadUncommitted).await }
     });
     tokio::time::sleep(Duration::from_millis(500)).await;
     broker.come_back().await.unwrap();

@@ -51,7 +51,7 @@ fn partition(index: i32) -> TopicPartition {
 
 async fn read(client: &Client, isolation: Isolation) -> Vec<OwnedRecord> {
     let tp = partition(0);
-    let end = client.fetcher().list_offsets(&[(tp.clone(), OffsetSpec::Latest)], isolation).await.unwrap();
+    let end = client.list_offsets(&[(tp.clone(), OffsetSpec::Latest)], isolation).await.unwrap();
     let end = end[0].1.as_ref().unwrap().offset.unwrap();
     let (mut position, mut all) = (Offset(0), Vec::new());
     let options = FetchOptions { isolation, ..FetchOptions::default() };
@@ -257,13 +257,13 @@ async fn a_time_before_all_segments_is_the_start_of_the_log_and_not_its_end() {
         }
         for isolation in [Isolation::ReadUncommitted, Isolation::ReadCommitted] {
             let wanted = [(partition(0), OffsetSpec::Timestamp(2_000))];
-            let listed = client.fetcher().list_offsets(&wanted, isolation).await.unwrap();
+            let listed = client.list_offsets(&wanted, isolation).await.unwrap();
             let listed = listed[0].1.as_ref().unwrap();
             let exact = if before(release, "0.10.1") { 0 } else { 1 };
             assert_eq!(listed.offset, Some(Offset(exact)), "{release}");
         }
         let places = [(partition(0), OffsetSpec::Latest), (partition(1), OffsetSpec::Earliest)];
-        let listed = client.fetcher().list_offsets(&places, Isolation::ReadUncommitted).await.unwrap();
+        let listed = client.list_offsets(&places, Isolation::ReadUncommitted).await.unwrap();
         let offsets: Vec<_> = listed.iter().map(|(_, listed)| listed.as_ref().unwrap().offset).collect();
         assert_eq!(offsets, [Some(Offset(3)), Some(Offset(0))], "{release}");
     }

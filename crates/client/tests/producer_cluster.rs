@@ -47,7 +47,7 @@ async fn leaders_that_are_killed_or_frozen_lose_double_and_reorder_nothing() {
     };
     let leader = |partition: i32| {
         let (client, tp) = (client.clone(), TopicPartition::new(name.as_str(), partition));
-        async move { client.fetcher().leader(&tp).await.unwrap().0 }
+        async move { client.leader(&tp).await.unwrap().0 }
     };
     tokio::time::sleep(Duration::from_secs(1)).await;
     let killed = leader(0).await;

@@ -15,8 +15,7 @@ async fn calls_end_while_the_broker_is_dead_or_frozen_and_go_on_when_it_is_back(
     let tp = TopicPartition::new("restart", 0);
     client.admin().create_topics(&[NewTopic::new("restart", 1)], Duration::from_secs(10)).await.unwrap();
     let latest = [(tp.clone(), OffsetSpec::Latest)];
-    let list =
-        async || client.fetcher().list_offsets(&latest, Isolation::ReadCommitted).await.unwrap().remove(0).1;
+    let list = async || client.list_offsets(&latest, Isolation::ReadCommitted).await.unwrap().remove(0).1;
     let group = client.group("restart");
     list().await.unwrap();
     group.commit(&[(tp.clone(), Offset(5).into())]).await.unwrap();

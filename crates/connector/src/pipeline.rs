@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use milena::{
-    Client, ClientConfig, CommittedOffset, ErrorCode, FetchFrom, FetchOptions, Fetched, GroupMetadata,
-    Header, Isolation, Offset, OffsetSpec, OwnedRecord, ProducerConfig, ProducerRecord, ProducerState,
-    TopicPartition, TransactionConfig, TransactionalProducer,
+    Client, ClientConfig, CommittedOffset, Consumer, ConsumerConfig, ErrorCode, GroupMetadata, Header,
+    Isolation, Offset, OffsetSpec, OnDataLoss, PartitionRecords, ProducerConfig, ProducerRecord,
+    ProducerState, Record, Start, TopicPartition, TransactionConfig, TransactionalProducer,
 };
 
 use crate::schema::SinkRecord;
@@ -35,7 +35,7 @@ pub struct Input<'a> {
     /// Where it was read.
     pub partition: &'a TopicPartition,
     /// The record.
-    pub record: &'a OwnedRecord,
+    pub record: &'a Record<'a>,
 }
 
 /// What a record becomes: any number of records.
@@ -82,7 +82,7 @@ pub struct PipelineBuilder {
     commit_interval: Duration,
     transaction_timeout: Duration,
     producer: ProducerConfig,
-    fetch: FetchOptions,
+    consumer: ConsumerConfig,
 }
 
 impl PipelineBuilder {
@@ -116,10 +116,10 @@ impl PipelineBuilder {
         self
     }
 
-    /// How records are read; only committed ones, whatever it says.
+    /// How records are read. Where they begin, and that only committed ones count, is the pipeline's.
     #[must_use]
-    pub fn fetch(mut self, options: FetchOptions) -> Self {
-        self.fetch = options;
+    pub fn consumer(mut self, config: ConsumerConfig) -> Self {
+        self.consumer = config;
         self
     }
 
@@ -160,7 +160,7 @@ impl PipelineBuilder {
 /// let report = pipeline
 ///     .run(
 ///         |input: &Input<'_>, out: &mut Output| {
-///             let value = input.record.value.as_deref().unwrap_or_default().to_ascii_uppercase();
+///             let value = input.record.value.unwrap_or_default().to_ascii_uppercase();
 ///             out.record("shouted").set_value(value);
 ///             Ok(())
 ///         },
@@ -193,7 +193,7 @@ impl Pipeline {
             commit_interval: Duration::from_millis(100),
             transaction_timeout: Duration::from_secs(60),
             producer: ProducerConfig::default(),
-            fetch: FetchOptions::default(),
+            consumer: ConsumerConfig::default(),
         }
     }
 
@@ -216,8 +216,16 @@ impl Pipeline {
         for partition in &self.settings.partitions {
             lanes.push(Lane::new(&self.settings, &client, partition.clone())?);
         }
-        let mut run =
-            Run { settings: &self.settings, client, lanes, transform, report: PipelineReport::default() };
+        let config = ConsumerConfig {
+            group: None,
+            on_data_loss: OnDataLoss::Error,
+            isolation: Isolation::ReadCommitted,
+            progress: true,
+            ..self.settings.consumer.clone()
+        };
+        let consumer = Consumer::new(&client, config)?;
+        let report = PipelineReport::default();
+        let mut run = Run { settings: &self.settings, consumer, lanes, transform, report };
         let ended = run.drive(stop).await;
         if ended.is_err() {
             let aborts = join_all(run.lanes.iter_mut().map(Lane::abort));
@@ -297,13 +305,13 @@ impl Lane {
 
     async fn end_of_log(&self, spec: OffsetSpec) -> Result<Offset> {
         let asked = [(self.partition.clone(), spec)];
-        let listed = self.client.fetcher().list_offsets(&asked, Isolation::ReadCommitted).await?;
+        let listed = self.client.list_offsets(&asked, Isolation::ReadCommitted).await?;
         let found = listed.into_iter().next().map(|(_, found)| found).transpose()?;
         Ok(found.and_then(|found| found.offset).unwrap_or(Offset(0)))
     }
 
     /// Takes what was fetched into the open transaction.
-    async fn take<F>(&mut self, fetched: &Fetched, transform: &mut F) -> Result<()>
+    async fn take<F>(&mut self, fetched: &PartitionRecords, transform: &mut F) -> Result<()>
     where
         F: FnMut(&Input<'_>, &mut Output) -> Result<(), BoxError>,
     {
@@ -311,7 +319,8 @@ impl Lane {
             self.producer.begin().await?;
             self.dirty = Some(Instant::now());
         }
-        for record in fetched.owned_records()? {
+        for record in fetched {
+            let record = record?;
             let mut out = Output::default();
             let input = Input { partition: &self.partition, record: &record };
             transform(&input, &mut out).map_err(|error| {
@@ -427,7 +436,7 @@ fn explain(error: Error, partition: &TopicPartition) -> Error {
 
 struct Run<'a, F> {
     settings: &'a PipelineBuilder,
-    client: Client,
+    consumer: Consumer,
     lanes: Vec<Lane>,
     transform: F,
     report: PipelineReport,
@@ -451,7 +460,7 @@ where
             stopping = tokio::select! {
                 biased;
                 () = &mut stop => true,
-                fetched = fetch(&self.client, self.settings, &self.lanes) => {
+                fetched = fetch(&mut self.consumer, self.settings, &self.lanes) => {
                     self.take(fetched).await?;
                     false
                 }
@@ -469,50 +478,64 @@ where
             (lane, begun)
         }));
         for (lane, begun) in begun.await {
-            if let Err(error) = begun {
-                // A fence here is of the moment: two instances began at once, and the later one wins.
-                lane.give_up(error).await?;
-                self.report.restarts += 1;
+            match (begun, lane.position) {
+                (Ok(()), Some(at)) => {
+                    self.consumer.assign([(lane.partition.clone(), Start::At(at.into()))]);
+                }
+                (Ok(()), None) => {}
+                (Err(error), _) => {
+                    // A fence here is of the moment: two instances began at once, and the later one wins.
+                    lane.give_up(error).await?;
+                    self.report.restarts += 1;
+                }
             }
         }
         Ok(())
     }
 
-    async fn take(&mut self, fetched: Result<Vec<Fetched>>) -> Result<()> {
-        let fetched = match fetched {
-            Ok(fetched) => fetched,
-            Err(error) if may_pass(&error) => {
-                tracing::debug!(%error, "nothing could be fetched");
-                tokio::time::sleep(PAUSE).await;
-                return Ok(());
-            }
-            Err(error) => return Err(error),
+    async fn take(&mut self, fetched: milena::Result<Option<PartitionRecords>>) -> Result<()> {
+        let part = match fetched {
+            Ok(Some(part)) if !part.is_end() => part,
+            Ok(_) => return Ok(()),
+            Err(error) => return self.refused(error).await,
         };
-        for answer in fetched {
-            let Some(lane) = self.lanes.iter_mut().find(|lane| lane.partition == answer.tp) else { continue };
-            if let Some(error) = &answer.error {
-                let error = Error::from(error.clone());
-                let lost =
-                    error.client().and_then(milena::Error::code) == Some(ErrorCode::OFFSET_OUT_OF_RANGE);
-                if lost {
-                    let text = "the group's offset is not in the log any more";
-                    let error = Error::new(ErrorKind::DataLoss, text).with_source(error);
-                    return Err(error.with_topic_partition(answer.tp.clone()).with_offset(answer.requested));
-                }
-                if !may_pass(&error) {
-                    return Err(error.with_topic_partition(answer.tp.clone()));
-                }
-                continue;
-            }
-            if lane.position == Some(answer.requested)
-                && answer.next_offset() > answer.requested
-                && let Err(error) = lane.take(&answer, &mut self.transform).await
-            {
-                lane.give_up(error).await?;
-                self.report.restarts += 1;
-            }
+        let Some(lane) = self.lanes.iter_mut().find(|lane| lane.partition == *part.tp()) else {
+            return Ok(());
+        };
+        if let Err(error) = lane.take(&part, &mut self.transform).await {
+            self.consumer.unassign([&lane.partition]);
+            lane.give_up(error).await?;
+            self.report.restarts += 1;
         }
         Ok(())
+    }
+
+    /// The consumer does not read a partition any more, or could not ask a broker at all.
+    async fn refused(&mut self, error: milena::Error) -> Result<()> {
+        let named = |lane: &&Lane| {
+            error.topic() == Some(&*lane.partition.topic)
+                && error.partition() == Some(lane.partition.partition)
+        };
+        let lane = self.lanes.iter().find(named);
+        let lost = error.kind() == milena::ErrorKind::DataLoss;
+        let error = Error::from(error);
+        match lane.and_then(|lane| Some((lane, lane.position?))) {
+            Some((lane, at)) if lost => {
+                let text = "the group's offset is not in the log any more";
+                let error = Error::new(ErrorKind::DataLoss, text).with_source(error);
+                Err(error.with_topic_partition(lane.partition.clone()).with_offset(at))
+            }
+            lane if may_pass(&error) => {
+                tracing::debug!(%error, "a partition could not be read");
+                tokio::time::sleep(PAUSE).await;
+                if let Some((lane, at)) = lane {
+                    self.consumer.seek(&lane.partition, Start::At(at.into()))?;
+                }
+                Ok(())
+            }
+            Some((lane, _)) => Err(error.with_topic_partition(lane.partition.clone())),
+            None => Err(error),
+        }
     }
 
     async fn commit_due(&mut self, all: bool) -> Result<()> {
@@ -532,6 +555,7 @@ where
                 // At the end there is no next time: what was not committed is for whoever comes next.
                 Err(error) if all => return Err(explain(error, &lane.partition)),
                 Err(error) => {
+                    self.consumer.unassign([&lane.partition]);
                     lane.give_up(error).await?;
                     self.report.restarts += 1;
                 }
@@ -541,22 +565,15 @@ where
     }
 }
 
-/// One fetch for all lanes, which waits no longer than until something is to be committed.
-async fn fetch(client: &Client, settings: &PipelineBuilder, lanes: &[Lane]) -> Result<Vec<Fetched>> {
+/// What comes next of any lane; waits no longer than until something is to be committed.
+async fn fetch(
+    consumer: &mut Consumer,
+    settings: &PipelineBuilder,
+    lanes: &[Lane],
+) -> milena::Result<Option<PartitionRecords>> {
     let due = lanes.iter().filter_map(|lane| lane.dirty).min();
     let left = due.map(|since| settings.commit_interval.saturating_sub(since.elapsed()));
-    let wait = left.unwrap_or(LONGEST_POLL).min(LONGEST_POLL);
-    let from: Vec<FetchFrom> = lanes
-        .iter()
-        .filter_map(|lane| lane.position.map(|at| FetchFrom::new(lane.partition.clone(), at)))
-        .collect();
-    if from.is_empty() {
-        tokio::time::sleep(PAUSE).await;
-        return Ok(Vec::new());
-    }
-    let isolation = Isolation::ReadCommitted;
-    let options = FetchOptions { isolation, max_wait: wait, ..settings.fetch.clone() };
-    Ok(client.fetcher().fetch(&from, &options).await?)
+    consumer.poll(left.unwrap_or(LONGEST_POLL).min(LONGEST_POLL)).await
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use milena_core::cluster::{Cluster, Scope};
 use milena_core::fetch::{
     Cursors, Expected, Loss, Outcome, PartitionAnswer, Plan, Position, ReadTo, Reason, Settings, Start,
-    Status, Ticket,
+    Status, Ticket, Validated,
 };
 use milena_core::retry::Backoff;
 use milena_protocol::StrBytes;
@@ -20,7 +20,7 @@ use milena_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use milena_protocol::messages::{BrokerId as WireBroker, MetadataResponse, TopicName};
-use milena_protocol::types::{BrokerId, LeaderEpoch, Offset, PartitionId, TopicPartition};
+use milena_protocol::types::{BrokerId, Isolation, LeaderEpoch, Offset, PartitionId, TopicPartition};
 use proptest::prelude::*;
 
 const PARTITIONS: i32 = 5;
@@ -32,6 +32,8 @@ fn settings() -> Settings {
     Settings {
         reset: Some(Start::Earliest),
         loss: Loss::Error,
+        isolation: Isolation::ReadUncommitted,
+        tell_ends: true,
         backoff: Backoff::default(),
         unknown_window: Duration::from_secs(3600),
         replica_window: Duration::from_secs(60),
@@ -51,6 +53,9 @@ enum Step {
     Seek(i32, i64),
     Pause(i32),
     Resume(i32),
+    Hold(i32),
+    Release(i32),
+    Stop(i32, Option<i64>),
     Remove(i32),
     Assign(i32),
     Move { partition: i32, to: Option<i32> },
@@ -86,6 +91,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (partition.clone(), 0..END).prop_map(|(partition, offset)| Step::Seek(partition, offset)),
         1 => partition.clone().prop_map(Step::Pause),
         2 => partition.clone().prop_map(Step::Resume),
+        1 => partition.clone().prop_map(Step::Hold),
+        2 => partition.clone().prop_map(Step::Release),
+        1 => (partition.clone(), proptest::option::of(0..END))
+            .prop_map(|(partition, stop)| Step::Stop(partition, stop)),
         1 => partition.clone().prop_map(Step::Remove),
         2 => partition.clone().prop_map(Step::Assign),
         1 => (partition, proptest::option::of(broker))
@@ -120,6 +129,10 @@ struct World {
     /// Where the application stands.
     positions: BTreeMap<i32, i64>,
     paused: BTreeMap<i32, bool>,
+    held: BTreeMap<i32, bool>,
+    stops: BTreeMap<i32, Option<i64>>,
+    /// Partitions that were told to be read to their end, and nothing else since.
+    ended: BTreeMap<i32, bool>,
     turn: usize,
 }
 
@@ -136,6 +149,9 @@ impl World {
             queue: VecDeque::new(),
             positions: BTreeMap::new(),
             paused: BTreeMap::new(),
+            held: BTreeMap::new(),
+            stops: BTreeMap::new(),
+            ended: BTreeMap::new(),
             turn: 0,
         };
         for partition in 0..PARTITIONS {
@@ -174,6 +190,21 @@ impl World {
                     self.paused.insert(partition, false);
                 }
             }
+            Step::Hold(partition) => {
+                if self.cursors.hold(self.now, &tp(partition)).is_some() {
+                    self.held.insert(partition, true);
+                }
+            }
+            Step::Release(partition) => {
+                if self.cursors.release(self.now, &tp(partition)).is_some() {
+                    self.held.insert(partition, false);
+                }
+            }
+            Step::Stop(partition, stop) => {
+                if self.cursors.set_stop(self.now, &tp(partition), stop.map(Offset)).is_some() {
+                    self.stops.insert(partition, stop);
+                }
+            }
             Step::Remove(partition) => {
                 self.cursors.remove(&tp(partition));
                 self.positions.remove(&partition);
@@ -183,6 +214,8 @@ impl World {
                 if self.cursors.assign(self.now, &tp(partition), start).is_some() {
                     self.positions.insert(partition, 0);
                     self.paused.insert(partition, false);
+                    self.held.insert(partition, false);
+                    self.stops.insert(partition, None);
                 }
             }
             Step::Move { partition, to } => {
@@ -224,6 +257,14 @@ impl World {
         }
         let plan = self.cursors.poll_request(self.now, id, VERSION).expect("it wants something");
         assert!(plan.reading > 0);
+        for part in &plan.partitions {
+            let partition = part.partition.0;
+            assert!(!self.held[&partition], "nothing is asked of a partition that is held back");
+            assert!(
+                self.stops[&partition].is_none_or(|stop| part.asked.offset.0 < stop),
+                "nor behind a stop"
+            );
+        }
         self.in_flight[broker as usize] = Some(plan);
     }
 
@@ -311,7 +352,15 @@ impl World {
     }
 
     fn take(&mut self) {
-        while let Some(part) = self.queue.pop_front() {
+        while let Some(ticket) = self.cursors.poll_end() {
+            let view = self.cursors.view(self.now, self.cursors.tp(ticket).unwrap()).unwrap();
+            assert!(view.buffered == 0 && view.caught_up.is_some(), "{view:?}");
+            let told = self.ended.insert(view.tp.partition.0, true);
+            assert_ne!(told, Some(true), "{view:?} is told twice");
+        }
+        let held = |part: &Part| self.held.get(&part.partition) == Some(&true);
+        let Some(first) = self.queue.iter().position(|part| !held(part)) else { return };
+        while let Some(part) = self.queue.remove(first) {
             if !self.cursors.is_current(part.ticket) {
                 continue;
             }
@@ -324,6 +373,15 @@ impl World {
         }
     }
 
+    /// What was told of ends and does not hold any more.
+    fn look_at_ends(&mut self) {
+        for view in self.cursors.views(self.now) {
+            if view.caught_up.is_none() {
+                self.ended.insert(view.tp.partition.0, false);
+            }
+        }
+    }
+
     /// Every assigned partition has a view, and views agree with what was done.
     fn check(&self) {
         let views = self.cursors.views(self.now);
@@ -331,6 +389,9 @@ impl World {
         for view in views {
             let partition = view.tp.partition.0;
             assert_eq!(view.status == Status::Paused, self.paused[&partition]);
+            if !self.paused[&partition] {
+                assert_eq!(matches!(view.status, Status::Held { .. }), self.held[&partition]);
+            }
             assert_eq!(view.position.unwrap().offset.0, self.positions[&partition]);
             assert!(!matches!(view.status, Status::Failed { .. } | Status::Resetting), "{view:?}");
         }
@@ -340,6 +401,8 @@ impl World {
     fn settle(&mut self) {
         for partition in 0..PARTITIONS {
             self.run(&Step::Resume(partition));
+            self.run(&Step::Release(partition));
+            self.run(&Step::Stop(partition, None));
             if self.leaders[partition as usize].0.is_none() {
                 self.run(&Step::Move { partition, to: Some(0) });
             }
@@ -357,6 +420,7 @@ impl World {
                 }
                 self.run(&Step::Take);
             }
+            self.look_at_ends();
             self.check();
         }
         for _ in 0..1000 {
@@ -368,6 +432,8 @@ impl World {
         }
         for view in self.cursors.views(self.now) {
             assert_eq!(view.buffered, 0);
+            assert!(view.caught_up.is_some(), "{view:?}");
+            assert_eq!(self.ended.get(&view.tp.partition.0), Some(&true), "{view:?} was not told");
         }
     }
 }
@@ -379,6 +445,7 @@ proptest! {
         let mut world = World::new();
         for step in &steps {
             world.run(step);
+            world.look_at_ends();
             world.check();
         }
         world.settle();
@@ -448,6 +515,7 @@ fn a_leader_that_an_answer_names_is_asked_at_once() {
     cursors.handle_end(now, BrokerId(0), Duration::ZERO);
     let status = cursors.view(now, &tp(1)).unwrap().status;
     assert_eq!(status, Status::Queued { broker: BrokerId(2) });
+    assert!(cursors.poll_stale_topics().is_empty(), "the topology need not be looked at for it");
     let plan = cursors.poll_request(now, BrokerId(2), VERSION).unwrap();
     assert_eq!(plan.partitions[0].asked.leader_epoch, Some(LeaderEpoch(9)));
 }
@@ -542,4 +610,81 @@ fn damage_is_read_again_before_it_is_believed() {
     let start = Start::At(Position::from(Offset(9)));
     cursors.seek(now, &tp(1), start).unwrap();
     assert_eq!(cursors.view(now, &tp(1)).unwrap().status, Status::Queued { broker: BrokerId(0) });
+}
+
+/// Compaction may take the last records of a log, and nothing ever comes of those.
+#[test]
+fn empty_answers_before_the_end_are_believed_when_they_brought_nothing_else_either() {
+    let (mut cursors, now) = two_partitions();
+    let broker = BrokerId(0);
+    let ask = |cursors: &mut Cursors, reads: [Option<i64>; 2]| {
+        cursors.poll_request(now, broker, VERSION).unwrap();
+        cursors.handle_session(now, broker, ErrorCode::NONE, 7).unwrap();
+        for (partition, read) in reads.into_iter().enumerate() {
+            let ticket = ticket(cursors, partition as i32);
+            cursors.handle_partition(now, broker, ticket, &answer(read));
+        }
+        // The others are not named, which says that there is no news of them.
+        cursors.handle_end(now, broker, Duration::ZERO);
+        cursors.view(now, &tp(0)).unwrap().caught_up.is_some()
+    };
+    for partition in 2..PARTITIONS {
+        cursors.pause(now, &tp(partition));
+    }
+    assert!(!ask(&mut cursors, [None, Some(5)]), "the other one filled the answer");
+    assert!(!ask(&mut cursors, [None, None]), "once may be chance");
+    assert!(ask(&mut cursors, [None, None]));
+    assert_eq!(cursors.poll_end().map(|ticket| cursors.tp(ticket).cloned()), Some(Some(tp(0))));
+    assert!(cursors.poll_end().is_none(), "what was brought of the other one is not taken yet");
+    assert!(!ask(&mut cursors, [Some(3), None]), "there was something after all");
+}
+
+/// KIP-320: nothing is fetched between an election and the new leader's word, and its word decides.
+#[test]
+fn a_new_leader_is_asked_about_positions_before_it_is_asked_for_records() {
+    for (said, expected) in [
+        (Validated::End(Some(Offset(5))), None),
+        (Validated::Unsupported, None),
+        (Validated::End(Some(Offset(4))), Some(Some(Offset(4)))),
+        (Validated::End(None), Some(None)),
+    ] {
+        let mut world = World::new();
+        let (mut cursors, now) = two_partitions();
+        for partition in 1..PARTITIONS {
+            cursors.pause(now, &tp(partition));
+        }
+        let status = |cursors: &Cursors| cursors.view(now, &tp(0)).unwrap().status;
+        cursors.poll_request(now, BrokerId(0), VERSION).unwrap();
+        cursors.handle_session(now, BrokerId(0), ErrorCode::NONE, 7).unwrap();
+        let first = ticket(&cursors, 0);
+        cursors.handle_partition(now, BrokerId(0), first, &answer(Some(5)));
+        cursors.on_delivered(first);
+        cursors.handle_end(now, BrokerId(0), Duration::ZERO);
+        assert!(cursors.poll_validations(now).is_empty(), "its records came from this leader");
+        // The epoch of the records is 1.
+        world.leaders[0] = (Some(1), 3);
+        std::mem::swap(&mut world.cursors, &mut cursors);
+        world.refresh();
+        std::mem::swap(&mut world.cursors, &mut cursors);
+        assert_eq!(status(&cursors), Status::Validating { broker: BrokerId(1) });
+        assert!(cursors.wants(now, BrokerId(1)).is_none());
+        let wanted = cursors.poll_validations(now);
+        assert_eq!(
+            (wanted.len(), wanted[0].leader_epoch, wanted[0].epoch),
+            (1, LeaderEpoch(3), LeaderEpoch(1))
+        );
+        assert!(cursors.poll_validations(now).is_empty() && cursors.wants(now, BrokerId(1)).is_none());
+        cursors.handle_validations(now, [(wanted[0].ticket, said)]);
+        match expected {
+            None => {
+                assert!(cursors.wants(now, BrokerId(1)).is_some());
+                assert!(cursors.poll_validations(now).is_empty());
+            }
+            Some(at) => {
+                let reason = Reason::Truncated { position: Offset(5), at };
+                assert_eq!(status(&cursors), Status::Failed { reason });
+                assert!(cursors.wants(now, BrokerId(1)).is_none());
+            }
+        }
+    }
 }

@@ -43,7 +43,7 @@ pub(super) async fn create(client: &Client, topics: &[NewTopic]) -> Result<(), S
     let deadline = Instant::now() + PATIENCE;
     loop {
         let cluster = client.metadata(Some(&names)).await;
-        let listed = client.fetcher().list_offsets(&all, Isolation::ReadUncommitted).await;
+        let listed = client.list_offsets(&all, Isolation::ReadUncommitted).await;
         let answered = listed.as_ref().is_ok_and(|listed| listed.iter().all(|(_, offset)| offset.is_ok()));
         if cluster.is_ok() && answered {
             return Ok(());
@@ -60,7 +60,7 @@ pub(super) async fn settled(client: &Client, topic: &str, wanted: &[i64]) -> Res
     let all: Vec<_> = (0..).zip(wanted).map(|(partition, _)| latest(topic, partition)).collect();
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let listed = client.fetcher().list_offsets(&all, Isolation::ReadCommitted).await;
+        let listed = client.list_offsets(&all, Isolation::ReadCommitted).await;
         let listed = listed.map_err(|error| error.to_string())?;
         let mut ends = vec![-1; wanted.len()];
         for (tp, offset) in listed {

@@ -58,7 +58,7 @@ impl Peer {
             (Self::Floor, Role::Latency) => &["full"],
             (Self::Milena, Role::Consume) if case.profile == DEFAULT => return vec!["batches", TUNED],
             (Self::Milena, Role::Produce) if case.profile == DEFAULT => return vec!["ticket", TUNED],
-            (Self::Milena, Role::Consume) => &["batches", "next", "recv", "batches-mt", "fetcher"],
+            (Self::Milena, Role::Consume) => &["batches", "next", "recv", "batches-mt"],
             (Self::Milena, Role::Produce) if case.name.contains("threads") => &["ticket-mt"],
             (Self::Milena, Role::Produce) => &["ticket", "ticket-mt", "many", "awaited"],
             (Self::Milena, Role::Latency) => return vec!["ticket", "thread"],

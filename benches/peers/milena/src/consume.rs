@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use contract::{Args, Meter, Profile, Shape};
-use milena::{
-    Client, Consumer, ConsumerConfig, FetchFrom, FetchOptions, Offset, Record, Start, TopicPartition,
-};
+use contract::{Args, Meter, Shape};
+use milena::{Client, Consumer, ConsumerConfig, Record, Start, TopicPartition};
 
 /// How long a poll waits; nothing for so long means that records are missing.
 const WAIT: Duration = Duration::from_secs(10);
@@ -16,7 +14,6 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
     let client = crate::connect(args, cryptography).await?;
     let mut meter = Meter::new(args);
     match mode.trim_end_matches("-mt") {
-        "fetcher" => fetcher(args, &client, &mut meter).await?,
         "" | "batches" => batches(args, &mut consumer(args, &client)?, &mut meter).await?,
         "next" => next(args, &mut consumer(args, &client)?, &mut meter).await?,
         "backlog" => backlog(args, &client, &mut meter).await?,
@@ -76,35 +73,6 @@ async fn recv(args: &Args, consumer: &mut Consumer, meter: &mut Meter) -> Result
     while meter.records < args.total() {
         let record = consumer.recv().await?;
         take(args.shape, &record.as_record(), meter);
-    }
-    Ok(())
-}
-
-/// One request after the other with the [`Fetcher`](milena::Fetcher), records borrowed.
-async fn fetcher(args: &Args, client: &Client, meter: &mut Meter) -> Result<()> {
-    let mut options = FetchOptions::default();
-    if args.profile == Profile::Tuned {
-        options.partition_max_bytes = 512 << 10;
-        options.max_bytes = 4 << 20;
-    }
-    let fetcher = client.fetcher();
-    let mut from: Vec<FetchFrom> = (0..args.partitions as i32)
-        .map(|partition| FetchFrom::new(TopicPartition::new(args.topic.as_str(), partition), Offset(0)))
-        .collect();
-    while meter.records < args.total() {
-        let answers = fetcher.fetch(&from, &options).await?;
-        let mut moved = Vec::new();
-        from.clear();
-        for fetched in answers {
-            if let Some(error) = &fetched.error {
-                bail!("{error}");
-            }
-            fetched.for_each_record(|record| take(args.shape, record, meter))?;
-            let next = FetchFrom::new(fetched.tp.clone(), fetched.next_offset());
-            if next.offset == fetched.requested { from.push(next) } else { moved.push(next) }
-        }
-        // Who brought something goes to the end.
-        from.append(&mut moved);
     }
     Ok(())
 }

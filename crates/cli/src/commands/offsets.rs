@@ -108,7 +108,7 @@ pub(crate) async fn listed(
 ) -> anyhow::Result<HashMap<TopicPartition, Offset>> {
     let wanted: Vec<_> = partitions.iter().map(|partition| (partition.clone(), spec)).collect();
     let mut offsets = HashMap::new();
-    for (partition, listed) in client.fetcher().list_offsets(&wanted, isolation).await? {
+    for (partition, listed) in client.list_offsets(&wanted, isolation).await? {
         let listed = listed.with_context(|| format!("offsets of {partition}"))?;
         if let Some(offset) = listed.offset {
             offsets.insert(partition, offset);

@@ -16,8 +16,8 @@ use anyhow::Context as _;
 
 use milena::protocol::error_code::ErrorCode;
 use milena::{
-    Client, ClientConfig, FetchFrom, FetchOptions, Isolation, ListFilter, NewTopic, Offset, OffsetSpec,
-    Producer, ProducerConfig, ProducerRecord, TransactionState,
+    Client, ClientConfig, Consumer, ConsumerConfig, Isolation, ListFilter, NewTopic, Offset, OffsetSpec,
+    Producer, ProducerConfig, ProducerRecord, Start, TransactionState,
 };
 use milena_testkit::broker::BrokerConfig;
 use milena_testkit::listen::EmbeddedBroker;
@@ -306,46 +306,36 @@ impl Stage {
         for id in self.open_transactions().await? {
             judge.note_open_transaction(id);
         }
-        let fetcher = self.client.fetcher();
-        let options = FetchOptions { isolation: Isolation::ReadCommitted, ..FetchOptions::default() };
+        let config = ConsumerConfig {
+            isolation: Isolation::ReadCommitted,
+            progress: true,
+            ..ConsumerConfig::default()
+        };
+        let mut consumer = Consumer::new(&self.client, config)?;
         let partitions = partitions_of(&self.client, &self.work.to, None).await?;
         let ends = listed(&self.client, &partitions, OffsetSpec::Latest, Isolation::ReadUncommitted).await?;
         for partition in partitions {
             let end = ends.get(&partition).copied().unwrap_or(Offset(0));
             let mut position = Offset(0);
-            let mut moved = Instant::now();
+            consumer.assign([(partition.clone(), Start::At(position.into()))]);
             while position < end {
-                let fetched = fetcher.fetch(&[FetchFrom::new(partition.clone(), position)], &options).await?;
-                let stuck = moved.elapsed() >= self.work.timeout;
-                let Some(fetched) = fetched.into_iter().next() else { continue };
-                if let Some(error) = fetched.error {
-                    if error.is_retriable() && !stuck {
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        continue;
-                    }
-                    return Err(error).with_context(|| format!("reading the output, {partition}"));
-                }
-                for batch in fetched.visible() {
-                    for record in batch?.records()?.iter() {
-                        let record = record?;
-                        if record.offset >= position {
-                            judge.look(partition.partition, &record);
-                        }
-                    }
-                }
-                let next = fetched.next_offset();
-                if next > position {
-                    moved = Instant::now();
-                } else if fetched.last_stable_offset.is_some_and(|stable| stable <= position) {
-                    judge.note_open_transaction(format!("at {partition} offset {position}"));
-                    break;
-                } else if stuck {
+                let part = consumer.poll(self.work.timeout).await;
+                let part = part.with_context(|| format!("reading the output, {partition}"))?;
+                let Some(part) = part else {
                     anyhow::bail!(
                         "the output cannot be read: {partition} gives nothing at offset {position}"
                     );
+                };
+                for record in &part {
+                    judge.look(partition.partition, &record?);
                 }
-                position = next;
+                position = part.next_offset();
+                if part.is_end() && position < end {
+                    judge.note_open_transaction(format!("at {partition} offset {position}"));
+                    break;
+                }
             }
+            consumer.unassign([&partition]);
         }
         Ok(judge.finish())
     }

@@ -264,7 +264,7 @@ impl Admin {
     ) -> Result<Vec<(TopicPartition, Result<Vec<ActiveProducer>>)>> {
         let mut by_leader: HashMap<BrokerId, Vec<TopicPartition>> = HashMap::new();
         for tp in partitions {
-            let leader = self.client.fetcher().leader(tp).await?;
+            let leader = self.client.leader(tp).await?;
             by_leader.entry(leader).or_default().push(tp.clone());
         }
         let requests = by_leader.iter().map(|(leader, tps)| self.describe_producers_at(*leader, tps));

@@ -60,9 +60,13 @@ pub struct ConsumerConfig {
     /// The most bytes that answers and what they decompress to take in memory, those on their way and those not yet taken, over all
     /// brokers, buffers kept for reuse included. Default 16 MiB. Brokers are asked for less at a time if there are many of them. A batch
     /// that is larger than what a request may bring can exceed it, and the batches that are being decompressed when it is full: one for
-    /// each of at most four threads, and one at a time for an application that keeps what it took and waits for more.
+    /// each of at most four threads, and one at a time for an application that keeps what it took and waits for more. So can 64 KiB a broker
+    /// while partitions that are held back fill it and the application waits for others.
     /// Ours: `fetch.buffer.bytes`.
     pub buffer_bytes: usize,
+    /// Whether [`Consumer::poll`](super::Consumer::poll) also gives parts without records: where the position moved over what may not be
+    /// seen (markers, aborted records), and where an answer said that nothing is left. Default `false`.
+    pub progress: bool,
     /// The rack this consumer is in: brokers then name a replica in it to be read instead of the leader (KIP-392). Default none.
     /// Kafka: `client.rack`.
     pub rack: Option<String>,
@@ -81,6 +85,7 @@ impl Default for ConsumerConfig {
             max_bytes: 2 << 20,
             partition_max_bytes: 1 << 20,
             buffer_bytes: 16 << 20,
+            progress: false,
             rack: None,
         }
     }

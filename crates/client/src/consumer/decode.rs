@@ -56,6 +56,7 @@ async fn unpack(shared: &Shared, mut queue: VecDeque<Checked>) {
     // The application waits for records and there is no room for any: one batch, whatever it takes.
     let mut hungry = false;
     loop {
+        set_aside(shared, &mut queue);
         while jobs.len() < threads && (memory.has_room() || hungry) {
             let (group, bytes) = group(&mut queue);
             if group.is_empty() {
@@ -76,6 +77,14 @@ async fn unpack(shared: &Shared, mut queue: VecDeque<Checked>) {
             None if queue.is_empty() => return,
             None => hungry = room(shared, &mut queue).await,
         }
+    }
+}
+
+/// What is held back goes aside as it is.
+fn set_aside(shared: &Shared, queue: &mut VecDeque<Checked>) {
+    let held = shared.set_aside(queue);
+    if !held.is_empty() {
+        shared.deliver(held);
     }
 }
 
@@ -137,6 +146,7 @@ async fn room(shared: &Shared, queue: &mut VecDeque<Checked>) -> bool {
         let released = waiter.released();
         let changed = shared.changed.notified();
         shared.drop_stale(queue);
+        set_aside(shared, queue);
         if queue.is_empty() || shared.memory.has_room() {
             return false;
         }

@@ -1,11 +1,11 @@
 //! The task that keeps a consumer going: fetch loops for the brokers that lead, starts that are to be looked up, time.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use milena_core::fetch::{Position, Reason, ResetWanted, Start, Ticket};
+use milena_core::fetch::{Position, Reason, ResetWanted, Start, Ticket, ValidationWanted};
 use milena_core::retry::Delays;
 use milena_protocol::types::{BrokerId, TopicPartition};
 use tokio::task::JoinSet;
@@ -15,9 +15,10 @@ use super::fetch_loop::{self, patience};
 use super::metrics::add;
 use super::read::time_ago;
 use super::shared::{Shared, now};
+use super::validation;
 use crate::error::Error;
-use crate::fetcher::{ListedOffset, OffsetSpec};
 use crate::metadata::Want;
+use crate::offsets::{ListedOffset, OffsetSpec};
 
 /// Runs until it is aborted; its fetch loops end with it.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -45,6 +46,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
         if !work.resets.is_empty() {
             add(&shared.counts.resets, work.resets.len());
             spread(&shared, work.resets, &lookups);
+        }
+        for (leader, wanted) in work.validations {
+            add(&shared.counts.validations, wanted.len());
+            lookups.push(Box::pin(validation::run(Arc::clone(&shared), leader, wanted)));
         }
         if !work.stale_topics.is_empty() {
             shared.client.metadata_cache().refresh_soon(Want::Topics(work.stale_topics));
@@ -88,6 +93,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 struct Work {
     brokers: Vec<BrokerId>,
     resets: Vec<ResetWanted>,
+    validations: BTreeMap<BrokerId, Vec<ValidationWanted>>,
     stale_topics: BTreeSet<Arc<str>>,
     leaderless: BTreeSet<Arc<str>>,
     deadline: Option<Instant>,
@@ -99,8 +105,13 @@ fn look(shared: &Shared) -> Work {
     let mut state = shared.state();
     let cursors = &mut state.cursors;
     let awake = cursors.handle_time(now);
+    let mut validations: BTreeMap<BrokerId, Vec<ValidationWanted>> = BTreeMap::new();
+    for wanted in cursors.poll_validations(now) {
+        validations.entry(wanted.leader).or_default().push(wanted);
+    }
     let work = Work {
         resets: cursors.poll_resets(now),
+        validations,
         stale_topics: cursors.poll_stale_topics(),
         leaderless: cursors.leaderless_topics(now),
         brokers: cursors.brokers().collect(),
@@ -158,12 +169,11 @@ async fn look_up_committed(shared: Arc<Shared>, wanted: Vec<ResetWanted>) {
 }
 
 async fn look_up_listed(shared: Arc<Shared>, mut wanted: Vec<ResetWanted>) {
-    let fetcher = shared.client.fetcher();
     let deadline = Instant::now() + shared.client.config().api_timeout;
     while !wanted.is_empty() {
         let specs: Vec<_> = wanted.iter().map(|reset| (reset.tp.clone(), spec(reset.start))).collect();
         // One try: who fails is tried again by its own back-off, and holds up nobody.
-        let answers = fetcher.list_once(&specs, shared.config.isolation, deadline).await;
+        let answers = shared.client.list_once(&specs, shared.config.isolation, deadline).await;
         let mut answers: HashMap<_, _> = answers.into_iter().collect();
         let mut at_end = Vec::new();
         for reset in wanted {

@@ -132,10 +132,15 @@ async fn next_room(shared: &Shared, broker: BrokerId) -> Option<Arc<Room>> {
 
 /// Room for a request that can go out now.
 fn room_now(shared: &Shared, broker: BrokerId) -> Option<Arc<Room>> {
-    let mut state = shared.state();
+    let state = shared.state();
     state.cursors.wants(now(), broker)?;
-    let room = shared.memory.reserve(limit(shared, state.cursors.broker_count()));
-    state.cursors.on_starved(broker, room.is_none());
+    let brokers = state.cursors.broker_count();
+    drop(state);
+    let room = shared.memory.reserve(limit(shared, brokers)).or_else(|| {
+        // What is held back may wait for what others bring, so it cannot be the reason that nothing comes of them.
+        shared.is_starved_by_holds().then(|| shared.memory.reserve_beyond(SMALLEST_ANSWER))
+    });
+    shared.state().cursors.on_starved(broker, room.is_none());
     room
 }
 

@@ -79,6 +79,12 @@ impl Memory {
         Some(Arc::new(Room { memory: Arc::clone(self), bytes, left: AtomicUsize::new(bytes) }))
     }
 
+    /// Reserves room, whether there is any or not.
+    pub(super) fn reserve_beyond(self: &Arc<Self>, bytes: usize) -> Arc<Room> {
+        self.charge(bytes);
+        Arc::new(Room { memory: Arc::clone(self), bytes, left: AtomicUsize::new(bytes) })
+    }
+
     /// The next time that room is made. It counts from the call on, not from the first poll on.
     pub(crate) fn waiter(&self) -> Waiter<'_> {
         self.waiting.fetch_add(1, Ordering::AcqRel);

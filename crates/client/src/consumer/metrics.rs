@@ -17,6 +17,8 @@ pub struct ConsumerMetrics {
     pub stale_parts: u64,
     /// Lookups of where to start, and resets.
     pub resets: u64,
+    /// Positions that were held against the log of a new leader.
+    pub validations: u64,
     /// Partitions that the application was told of: they are not read any more.
     pub failures: u64,
     /// Times that a partition stayed without a fetch longer than its state allows.
@@ -36,6 +38,7 @@ pub(crate) struct Counts {
     pub(crate) batches: AtomicU64,
     pub(crate) stale_parts: AtomicU64,
     pub(crate) resets: AtomicU64,
+    pub(crate) validations: AtomicU64,
     pub(crate) failures: AtomicU64,
     pub(crate) stalls: AtomicU64,
 }
@@ -55,6 +58,7 @@ impl Counts {
             batches: read(&self.batches),
             stale_parts: read(&self.stale_parts),
             resets: read(&self.resets),
+            validations: read(&self.validations),
             failures: read(&self.failures),
             stalls: read(&self.stalls),
             buffered_bytes: held as u64,

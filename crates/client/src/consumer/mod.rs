@@ -26,6 +26,7 @@ mod read;
 mod records;
 mod request;
 mod shared;
+mod validation;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -45,13 +46,13 @@ pub use config::{ConsumerConfig, OffsetReset, OnDataLoss};
 pub(crate) use memory::Memory;
 pub(crate) use memory::Room;
 pub use metrics::ConsumerMetrics;
-pub use part::{PartitionIter, PartitionRecords};
+pub use part::{BatchRecords, PartitionIter, PartitionRecords};
 pub use records::{ConsumerRecord, RecordRef, RecordStream};
 
 use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::fetcher::{ListedOffset, OffsetSpec};
 use crate::group::CommittedOffset;
+use crate::offsets::{ListedOffset, OffsetSpec};
 use commit::Commits;
 use records::RecordReader;
 use shared::{Shared, State, now};
@@ -98,6 +99,8 @@ impl Consumer {
         let settings = Settings {
             reset: config.reset_start(),
             loss: config.loss(),
+            isolation: config.isolation,
+            tell_ends: config.progress,
             backoff: client.config().backoff,
             unknown_window: UNKNOWN_PARTITION_WINDOW,
             replica_window: client.config().metadata_max_age,
@@ -164,6 +167,42 @@ impl Consumer {
         self.change_one(tp, |state| state.cursors.pause(now(), tp).is_some())
     }
 
+    /// Holds a partition back until [`Consumer::release`]: no more of it is asked or given out, but what was fetched or is on its way
+    /// stays and is not fetched again. It takes room in the buffer meanwhile. For waits that depend on other partitions, as in reading
+    /// several at the pace of the slowest; [`Consumer::pause`] gives the room back.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Misuse`](crate::ErrorKind::Misuse) if the partition is not assigned.
+    pub fn hold(&self, tp: &TopicPartition) -> Result<()> {
+        self.change_one(tp, |state| {
+            let found = state.cursors.hold(now(), tp).is_some();
+            state.sort();
+            found
+        })
+    }
+
+    /// Reads a partition on that was held back: first what was kept of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Misuse`](crate::ErrorKind::Misuse) if the partition is not assigned.
+    pub fn release(&self, tp: &TopicPartition) -> Result<()> {
+        self.change_one(tp, |state| {
+            let found = state.cursors.release(now(), tp).is_some();
+            state.sort();
+            found
+        })
+    }
+
+    /// Sets where reading stops: nothing is asked of the partition at or behind this offset. `None`: it goes on. Records behind it can
+    /// still come, with the batch that holds it and with what is on its way. Once everything before is fetched the partition's status is
+    /// [`AtStop`](crate::PartitionStatus::AtStop).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Misuse`](crate::ErrorKind::Misuse) if the partition is not assigned.
+    pub fn stop_at(&self, tp: &TopicPartition, stop: Option<Offset>) -> Result<()> {
+        self.change_one(tp, |state| state.cursors.set_stop(now(), tp, stop).is_some())
+    }
+
     /// Reads a paused partition on, from the application's position.
     ///
     /// # Errors
@@ -223,18 +262,23 @@ impl Consumer {
     /// # Cancellation
     /// Nothing is lost.
     pub async fn poll(&mut self, wait: Duration) -> Result<Option<PartitionRecords>> {
-        self.look_again();
-        if let Some((part, _)) = self.reader.standing() {
-            let (ticket, next) = (part.ticket, part.next);
-            let rest = self.reader.rest();
-            self.shared.state().cursors.on_moved(ticket, next);
-            if rest.is_some() {
-                return Ok(rest);
-            }
+        if let Some(rest) = self.rest() {
+            return Ok(Some(rest));
         }
         match timeout(wait, poll_fn(|context| self.shared.poll_part(context, true))).await {
             Ok(part) => part.map(Some),
             Err(_) => Ok(None),
+        }
+    }
+
+    /// The next records if they are here already: never waits.
+    ///
+    /// # Errors
+    /// As [`Consumer::poll`].
+    pub fn try_poll(&mut self) -> Result<Option<PartitionRecords>> {
+        match self.rest() {
+            Some(rest) => Ok(Some(rest)),
+            None => self.shared.try_part().transpose(),
         }
     }
 
@@ -335,7 +379,7 @@ impl Consumer {
     /// Looks up offsets by place or by time, of any partitions.
     ///
     /// # Errors
-    /// As [`Fetcher::list_offsets`](crate::Fetcher::list_offsets).
+    /// As [`Client::list_offsets`].
     ///
     /// # Cancellation
     /// Nothing happened.
@@ -343,7 +387,7 @@ impl Consumer {
         &self,
         wanted: &[(TopicPartition, OffsetSpec)],
     ) -> Result<Vec<(TopicPartition, Result<ListedOffset>)>> {
-        self.shared.client.fetcher().list_offsets(wanted, self.shared.config.isolation).await
+        self.shared.client.list_offsets(wanted, self.shared.config.isolation).await
     }
 
     /// Stops fetching, waits for commits that were begun, and tells brokers that their sessions are over; at most `wait` long.
@@ -379,6 +423,16 @@ impl Consumer {
         committed
     }
 
+    /// What is left of the part in hand; it counts as taken.
+    fn rest(&mut self) -> Option<PartitionRecords> {
+        self.look_again();
+        let (part, _) = self.reader.standing()?;
+        let (ticket, next) = (part.ticket, part.next);
+        let rest = self.reader.rest();
+        self.shared.state().cursors.on_moved(ticket, next);
+        rest
+    }
+
     /// The next record of the part in hand.
     #[inline]
     fn at_hand(&mut self) -> Option<ConsumerRecord> {
@@ -407,14 +461,29 @@ impl Consumer {
         }
     }
 
-    /// Drops the part in hand if it is not wanted any more.
+    /// Drops the part in hand if it is not wanted any more, and puts it back if its partition is held back.
     #[inline]
     fn look_again(&mut self) {
         if *self.moved.get_mut() {
             *self.moved.get_mut() = false;
-            let stale = |ticket| !self.shared.state().cursors.is_current(ticket);
-            if self.reader.standing().is_some_and(|(part, _)| stale(part.ticket)) {
-                self.reader.clear();
+            self.look_at_part();
+        }
+    }
+
+    #[cold]
+    fn look_at_part(&mut self) {
+        let Some((part, position)) = self.reader.standing() else { return };
+        let ticket = part.ticket;
+        let mut state = self.shared.state();
+        if !state.cursors.is_current(ticket) {
+            self.reader.clear();
+        } else if state.cursors.is_held(ticket.slot()) {
+            let next = part.next;
+            let rest = self.reader.rest();
+            state.cursors.on_moved(ticket, if rest.is_some() { position } else { next });
+            if let Some(rest) = rest {
+                // Its bytes were counted as taken.
+                state.put_back(PartitionRecords { start: position, bytes: 0, ..rest });
             }
         }
     }
@@ -431,7 +500,11 @@ impl Consumer {
         self.tell_position(&mut state);
         let changed = change(&mut state);
         let dropped = state.purge();
+        let waker = self.shared.settle(&mut state);
         drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
         self.moved.store(true, Ordering::Relaxed);
         metrics::add(&self.shared.counts.stale_parts, dropped);
         self.shared.changed.notify_waiters();

@@ -39,6 +39,8 @@ pub(super) struct Shown {
     pub(super) bytes: Bytes,
     /// The first run of batches, end to end.
     first: Range<usize>,
+    /// How far they were taken.
+    taken: Option<Place>,
     /// Further ones, where something lies between that may not be seen.
     more: Vec<Range<usize>>,
     batches: usize,
@@ -75,7 +77,7 @@ impl Packed {
 
 impl Shown {
     pub(super) fn new(bytes: Bytes) -> Self {
-        Self { bytes, first: 0..0, more: Vec::new(), batches: 0, packed: Vec::new() }
+        Self { bytes, first: 0..0, taken: None, more: Vec::new(), batches: 0, packed: Vec::new() }
     }
 
     /// Adds the batch at this place, behind those before.
@@ -123,6 +125,7 @@ impl Shown {
 
     /// Splits it before a compressed batch.
     fn split_off(&mut self, packed: usize) -> Self {
+        debug_assert!(self.taken.is_none(), "parts are split before anybody takes of them");
         let at = self.packed.get(packed).map_or(usize::MAX, |packed| packed.at);
         let mut rest = Self::new(self.bytes.clone());
         rest.packed = self.packed.split_off(packed.min(self.packed.len()));
@@ -142,9 +145,25 @@ impl Shown {
         rest
     }
 
-    /// Where the first batch lies.
+    /// Where the first batch lies that was not taken.
     pub(super) fn begin(&self) -> Place {
-        Place { run: 0, at: self.first.start, packed: 0 }
+        self.taken.unwrap_or(Place { run: 0, at: self.first.start, packed: 0 })
+    }
+
+    /// Takes the first batch; what it decompressed to goes with it.
+    fn take_first(&mut self) {
+        let mut place = self.begin();
+        let packed = place.packed;
+        if !matches!(self.step(&mut place), Ok(Some(_))) {
+            return;
+        }
+        for used in packed..place.packed {
+            if let Some(used) = self.packed.get_mut(used) {
+                used.records.take();
+            }
+        }
+        self.taken = Some(place);
+        self.batches = self.batches.saturating_sub(1);
     }
 
     fn run(&self, run: usize) -> Option<&Range<usize>> {
@@ -184,6 +203,7 @@ impl Shown {
     /// Forgets what is before a place.
     pub(super) fn forget_before(&mut self, place: Place) {
         let batches = self.after(place);
+        self.taken = None;
         let mut first = self.run(place.run).cloned().unwrap_or(0..0);
         first.start = place.at.min(first.end);
         self.more.drain(..place.run.min(self.more.len()));
@@ -276,6 +296,12 @@ impl PartitionRecords {
         self.log_start
     }
 
+    /// How many bytes came, with records that may not be seen and before decompression.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// How many offsets lay behind these records when they were read.
     #[must_use]
     pub fn lag(&self) -> Option<u64> {
@@ -288,6 +314,37 @@ impl PartitionRecords {
     pub fn batches(&self) -> impl Iterator<Item = BatchRef<'_>> {
         let mut place = self.shown.begin();
         std::iter::from_fn(move || Some(self.shown.step(&mut place).ok()??.head))
+    }
+
+    /// Whether there is no record in it (any more). [`Consumer::poll`](super::Consumer::poll) gives such parts only with
+    /// [`ConsumerConfig::progress`](super::ConsumerConfig::progress): where the position moved over what may not be seen, or, if
+    /// [`PartitionRecords::is_end`] says so, where nothing is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.shown.is_empty()
+    }
+
+    /// Whether it says only that an answer brought nothing, since nothing is left to be read: everything up to the end of the log, or up
+    /// to the first open transaction under read_committed, was handed out. The position did not move.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        self.bytes == 0 && self.shown.is_empty() && self.start.offset == self.next.offset
+    }
+
+    /// The first batch that was not taken, for somebody who takes a part batch by batch and keeps it meanwhile: all that belongs to a
+    /// batch (epoch, kind of timestamp) and its records. The first one may hold records before the ones that were asked for.
+    ///
+    /// # Errors
+    /// It cannot be decompressed or read.
+    pub fn front(&self) -> Option<Result<BatchRecords<'_>>> {
+        let mut place = self.shown.begin();
+        let batch = self.shown.step(&mut place).transpose()?;
+        Some(batch.and_then(BatchRecords::of).map_err(|error| self.unreadable(error)))
+    }
+
+    /// Takes the first batch: the part begins with the next one from here on, and the memory that the batch was decompressed to is free.
+    pub fn pop_front(&mut self) {
+        self.shown.take_first();
     }
 
     /// The records, borrowed, in offset order. After an error there are no more.
@@ -310,6 +367,25 @@ impl<'a> IntoIterator for &'a PartitionRecords {
 
     fn into_iter(self) -> PartitionIter<'a> {
         self.iter()
+    }
+}
+
+/// A batch of a [`PartitionRecords`] with its records.
+#[derive(Debug)]
+pub struct BatchRecords<'a> {
+    /// What the batch says of all its records.
+    pub batch: BatchRef<'a>,
+    /// Its records.
+    pub records: RecordIter<'a>,
+}
+
+impl<'a> BatchRecords<'a> {
+    fn of(batch: Batch<'a>) -> std::result::Result<Self, ProtocolError> {
+        let records = match batch.records {
+            Content::Plain(records) => records,
+            Content::Packed(packed) => packed.records()?.iter(),
+        };
+        Ok(Self { batch: batch.head, records })
     }
 }
 
@@ -488,6 +564,13 @@ mod tests {
                 let mut cut = shown(&kinds);
                 cut.forget_before(place);
                 prop_assert_eq!((offsets(&cut), cut.len()), (expected[index..].to_vec(), expected.len() - index));
+                let mut taken = shown(&kinds);
+                (0..index).for_each(|_| taken.take_first());
+                prop_assert_eq!((offsets(&taken), taken.len()), (expected[index..].to_vec(), expected.len() - index));
+                if let Some((_, place)) = steps(&taken).get(1).copied() {
+                    taken.forget_before(place);
+                    prop_assert_eq!(offsets(&taken), expected[index + 1..].to_vec());
+                }
             }
         }
     }

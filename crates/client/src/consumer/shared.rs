@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use bytes::Bytes;
 use milena_core::fetch::{Cursors, Failure, Reason};
 use milena_protocol::error_code::ErrorCode;
 use tokio::sync::Notify;
@@ -13,7 +14,7 @@ use super::config::ConsumerConfig;
 use super::decode::Checked;
 use super::memory::Memory;
 use super::metrics::{Counts, add};
-use super::part::PartitionRecords;
+use super::part::{PartitionRecords, Shown};
 use super::read::Reading;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
@@ -34,6 +35,8 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub(super) cursors: Cursors,
     inbox: VecDeque<PartitionRecords>,
+    /// What came of partitions that are held back.
+    held: VecDeque<PartitionRecords>,
     errors: VecDeque<Error>,
     /// Who waits for records.
     waker: Option<Waker>,
@@ -42,10 +45,29 @@ pub(super) struct State {
 impl State {
     /// Drops what waits of a partition whose tickets are void.
     pub(super) fn purge(&mut self) -> usize {
-        let before = self.inbox.len();
+        let before = self.inbox.len() + self.held.len();
         let cursors = &self.cursors;
         self.inbox.retain(|part| cursors.is_current(part.ticket));
-        before - self.inbox.len()
+        self.held.retain(|part| cursors.is_current(part.ticket));
+        before - self.inbox.len() - self.held.len()
+    }
+
+    /// Sorts what waits: parts of partitions that are held back aside, the others into the application's queue.
+    pub(super) fn sort(&mut self) {
+        let cursors = &self.cursors;
+        let is_held = |part: &PartitionRecords| cursors.is_held(part.ticket.slot());
+        // Nothing of a partition is on the other side when its parts come over, so they stay in order.
+        let (held, inbox) = std::mem::take(&mut self.inbox).into_iter().partition::<VecDeque<_>, _>(&is_held);
+        let (kept, released) =
+            std::mem::take(&mut self.held).into_iter().partition::<VecDeque<_>, _>(&is_held);
+        (self.inbox, self.held) = (inbox, kept);
+        self.inbox.extend(released);
+        self.held.extend(held);
+    }
+
+    /// Puts back what the application had begun of a partition that is held back.
+    pub(super) fn put_back(&mut self, part: PartitionRecords) {
+        self.held.push_front(part);
     }
 }
 
@@ -61,6 +83,7 @@ impl Shared {
             state: Mutex::new(State {
                 cursors,
                 inbox: VecDeque::new(),
+                held: VecDeque::new(),
                 errors: VecDeque::new(),
                 waker: None,
             }),
@@ -87,7 +110,10 @@ impl Shared {
             }
             if state.cursors.is_current(ticket) {
                 batches += part.shown.len();
-                state.inbox.push_back(part);
+                match state.cursors.is_held(ticket.slot()) {
+                    true => state.held.push_back(part),
+                    false => state.inbox.push_back(part),
+                }
             } else {
                 stale += 1;
             }
@@ -117,6 +143,25 @@ impl Shared {
         add(&self.counts.stale_parts, before - parts.len());
     }
 
+    /// Takes parts of partitions that are held back out of those that wait to be decompressed: who knows when they are wanted.
+    pub(super) fn set_aside(&self, parts: &mut VecDeque<Checked>) -> Vec<Checked> {
+        let state = self.state();
+        if !state.cursors.holds_any() {
+            return Vec::new();
+        }
+        let (held, rest) = std::mem::take(parts)
+            .into_iter()
+            .partition::<Vec<_>, _>(|checked| state.cursors.is_held(checked.part.ticket.slot()));
+        parts.extend(rest);
+        held
+    }
+
+    /// Whether the application waits for records while what it holds back fills the buffer.
+    pub(super) fn is_starved_by_holds(&self) -> bool {
+        let state = self.state();
+        state.inbox.is_empty() && state.waker.is_some() && state.cursors.holds_any()
+    }
+
     /// Whether the application waits for records, and has taken all there were.
     pub(super) fn is_hungry(&self) -> bool {
         let state = self.state();
@@ -134,7 +179,8 @@ impl Shared {
             add(&self.counts.failures, 1);
             state.errors.push_back(failed(&failure));
         }
-        (!state.inbox.is_empty() || !state.errors.is_empty()).then(|| state.waker.take())?
+        let news = !state.inbox.is_empty() || !state.errors.is_empty() || state.cursors.has_ends();
+        news.then(|| state.waker.take())?
     }
 
     /// Tells the application of an error that concerns no partition.
@@ -151,10 +197,15 @@ impl Shared {
         }
     }
 
+    /// What is there for the application now, all records of a part at once.
+    pub(super) fn try_part(&self) -> Option<Result<PartitionRecords>> {
+        take(&mut self.state(), true, self.config.progress)
+    }
+
     /// The next records for the application, or an error it has to know. `whole`: it takes them all at once.
     pub(super) fn poll_part(&self, context: &Context<'_>, whole: bool) -> Poll<Result<PartitionRecords>> {
         let mut state = self.state();
-        if let Some(next) = take(&mut state, whole) {
+        if let Some(next) = take(&mut state, whole, self.config.progress) {
             return Poll::Ready(next);
         }
         match &mut state.waker {
@@ -167,10 +218,14 @@ impl Shared {
     }
 }
 
-/// What is there for the application now.
-fn take(state: &mut State, whole: bool) -> Option<Result<PartitionRecords>> {
+/// What is there for the application now. `progress`: also where there are no records.
+fn take(state: &mut State, whole: bool, progress: bool) -> Option<Result<PartitionRecords>> {
     if let Some(error) = state.errors.pop_front() {
         return Some(Err(error));
+    }
+    let empty = whole && progress;
+    if empty && let Some(end) = end(&mut state.cursors) {
+        return Some(Ok(end));
     }
     while let Some(part) = state.inbox.pop_front() {
         if !state.cursors.is_current(part.ticket) {
@@ -178,11 +233,32 @@ fn take(state: &mut State, whole: bool) -> Option<Result<PartitionRecords>> {
         }
         let position = if whole || part.shown.is_empty() { part.next } else { part.start };
         state.cursors.on_taken(part.ticket, part.bytes, position);
-        if !part.shown.is_empty() {
+        if empty || !part.shown.is_empty() {
             return Some(Ok(part));
         }
     }
     None
+}
+
+/// The next partition of which nothing is left.
+fn end(cursors: &mut Cursors) -> Option<PartitionRecords> {
+    let ticket = cursors.poll_end()?;
+    let tp = cursors.tp(ticket)?.clone();
+    // The ends are of the answer that said so.
+    let view = cursors.view(now(), &tp)?;
+    let at = view.position?;
+    Some(PartitionRecords {
+        ticket,
+        tp,
+        from: at.offset,
+        start: at,
+        next: at,
+        bytes: 0,
+        high_watermark: view.high_watermark,
+        last_stable: view.last_stable_offset,
+        log_start: view.log_start,
+        shown: Shown::new(Bytes::new()),
+    })
 }
 
 /// Errors that wait for the application, besides those of partitions.
@@ -197,7 +273,9 @@ fn failed(failure: &Failure) -> Error {
     let text = failure.reason.to_string();
     let error = match &failure.reason {
         Reason::Code(code) => Error::broker_code(*code, None),
-        Reason::Truncated { at, .. } => Error::new(ErrorKind::DataLoss, text)
+        Reason::Truncated { at: None, .. } => Error::new(ErrorKind::DataLoss, text)
+            .with_remedy("records were lost in an election; seek to read on"),
+        Reason::Truncated { at: Some(at), .. } => Error::new(ErrorKind::DataLoss, text)
             .with_remedy(format!("records from {at} on were lost in an election; seek to {at} to read on")),
         Reason::OutOfRange { position, start: Some(start), .. } if position < start => {
             Error::new(ErrorKind::DataLoss, text).with_remedy(format!(

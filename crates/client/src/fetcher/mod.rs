@@ -1,11 +1,10 @@
-//! Reading records and offsets, one request at a time: the base under consumers and sources.
+//! Reading records one request at a time, as they lie in the log: for who looks at a log rather than reads it.
 //!
 //! A [`Fetcher`] keeps no positions. Each [`Fetcher::fetch`] says what to read and gets what came, partition by
 //! partition, errors included. Answers are checked against the question before they are returned.
 
 mod answer;
 mod fetched;
-mod offsets;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,15 +20,14 @@ use milena_protocol::types::{BrokerId, Isolation, LeaderEpoch, Offset, TopicPart
 use tokio::time::Instant;
 
 pub use fetched::{Fetched, VisibleBatches};
-pub use offsets::{ListedOffset, OffsetSpec};
 
-use crate::attempts::Attempts;
 use crate::call::{CallOptions, Target};
 use crate::client::Client;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::metadata::Want;
+use crate::offsets::{no_leader, refuse_duplicates};
 
-/// Reads records and looks up offsets. Clones share the client's connections.
+/// Reads records, one request at a time. Clones share the client's connections.
 #[derive(Clone, Debug)]
 pub struct Fetcher {
     client: Client,
@@ -47,7 +45,7 @@ pub struct FetchFrom {
     pub max_bytes: Option<u32>,
     /// The leader epoch of the record before `offset`, if known. The broker then says when its log took another way
     /// (truncation after an unclean election), and the answer is an error of kind
-    /// [`DataLoss`](ErrorKind::DataLoss) (KIP-595; Fetch v12).
+    /// [`DataLoss`](crate::ErrorKind::DataLoss) (KIP-595; Fetch v12).
     pub leader_epoch: Option<LeaderEpoch>,
 }
 
@@ -103,43 +101,12 @@ impl Fetcher {
         &self.client
     }
 
-    /// The leader of a partition; waits while there is none.
-    ///
-    /// # Errors
-    /// UNKNOWN_TOPIC_OR_PARTITION when brokers have not known it for 5 s, LEADER_NOT_AVAILABLE when there is none
-    /// for `api_timeout`.
-    ///
-    /// # Cancellation
-    /// The cached topology may be refreshed all the same.
-    pub async fn leader(&self, tp: &TopicPartition) -> Result<BrokerId> {
-        if let Some(leader) = self.client.cluster().leader(tp) {
-            return Ok(leader);
-        }
-        let mut attempts = self.client.attempts();
-        let since = Instant::now();
-        loop {
-            let topic = self.client.topic_with(&tp.topic, &mut attempts).await?;
-            let error = match topic.partition(tp.partition) {
-                Some(partition) => match partition.leader {
-                    Some(leader) => return Ok(leader),
-                    None => Error::broker_code(ErrorCode::LEADER_NOT_AVAILABLE, None),
-                },
-                None => {
-                    let count = topic.partition_count();
-                    let text = format!("the topic has {count} partitions");
-                    Error::broker_code(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, Some(&text))
-                }
-            };
-            self.pause_partition(&mut attempts, since, error.with_topic_partition(tp)).await?;
-        }
-    }
-
     /// Reads from all these partitions: one request to each leader, at the same time. Answers are in the order of the
     /// question, one for each entry, errors inside. Leaders that are not cached are looked up once; nothing is retried, but
     /// after a leader error the topology is refreshed in the background, so that the next call finds the new leader.
     ///
     /// # Errors
-    /// [`ErrorKind::Misuse`] for a partition that is named twice.
+    /// [`ErrorKind::Misuse`](crate::ErrorKind::Misuse) for a partition that is named twice.
     ///
     /// # Cancellation
     /// Nothing is lost: positions are the caller's.
@@ -162,7 +129,7 @@ impl Fetcher {
             match cluster.leader(&from.tp) {
                 Some(leader) => by_leader.entry(leader).or_default().push((at, from.clone())),
                 None => answers
-                    .push((at, Fetched::failed(from, options.isolation, self.no_leader(&cluster, &from.tp)))),
+                    .push((at, Fetched::failed(from, options.isolation, no_leader(&cluster, &from.tp)))),
             }
         }
         let requests = by_leader.into_iter().map(|(leader, entries)| async move {
@@ -242,46 +209,12 @@ impl Fetcher {
         }
         result
     }
-
-    /// Like [`Attempts::pause`], but an unknown partition is given up after a few seconds.
-    async fn pause_partition(&self, attempts: &mut Attempts, since: Instant, error: Error) -> Result<()> {
-        let unknown = error.code() == Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
-        if unknown && since.elapsed() >= UNKNOWN_PARTITION_WINDOW {
-            return Err(attempts.last(error));
-        }
-        attempts.pause(error).await
-    }
-
-    /// Why there is no leader in this snapshot.
-    fn no_leader(&self, cluster: &Cluster, tp: &TopicPartition) -> Error {
-        let code = match (cluster.topic(&tp.topic), cluster.partition(tp)) {
-            (_, Some(partition)) => partition.error.unwrap_or(ErrorCode::LEADER_NOT_AVAILABLE),
-            (Some(_), None) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
-            (None, None) => cluster.topic_error(&tp.topic).unwrap_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
-        };
-        Error::broker_code(code, None).with_topic_partition(tp)
-    }
 }
-
-/// How long a partition that brokers do not know is looked for.
-const UNKNOWN_PARTITION_WINDOW: Duration = Duration::from_secs(5);
 
 fn failed_all(from: &[FetchFrom], isolation: Isolation, error: &Error) -> Vec<Fetched> {
     from.iter()
         .map(|from| Fetched::failed(from, isolation, error.clone().with_topic_partition(&from.tp)))
         .collect()
-}
-
-fn refuse_duplicates<'a>(tps: impl Iterator<Item = &'a TopicPartition>) -> Result<()> {
-    let mut seen = std::collections::HashSet::new();
-    for tp in tps {
-        if !seen.insert(tp) {
-            return Err(
-                Error::new(ErrorKind::Misuse, "the partition is named twice").with_topic_partition(tp)
-            );
-        }
-    }
-    Ok(())
 }
 
 fn build_request(

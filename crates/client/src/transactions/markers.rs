@@ -60,7 +60,7 @@ impl Transactions {
     pub async fn write_markers(&self, marker: &ForcedMarker) -> Result<MarkersWritten> {
         let mut by_leader: HashMap<BrokerId, Vec<&TopicPartition>> = HashMap::new();
         for tp in &marker.partitions {
-            by_leader.entry(self.client.fetcher().leader(tp).await?).or_default().push(tp);
+            by_leader.entry(self.client.leader(tp).await?).or_default().push(tp);
         }
         let requests = by_leader.into_iter().map(|(leader, tps)| self.write_markers_at(leader, marker, tps));
         let mut written = Vec::new();

@@ -74,7 +74,7 @@ pub async fn topic_with(client: &Client, prefix: &str, partitions: i32, configs:
 pub async fn read(client: &Client, topic: &str, partition: i32, isolation: Isolation) -> Vec<OwnedRecord> {
     let fetcher = client.fetcher();
     let tp = TopicPartition::new(topic, PartitionId(partition));
-    let end = fetcher.list_offsets(&[(tp.clone(), OffsetSpec::Latest)], isolation).await.unwrap();
+    let end = client.list_offsets(&[(tp.clone(), OffsetSpec::Latest)], isolation).await.unwrap();
     let end = end.into_iter().next().unwrap().1.unwrap().offset.unwrap();
     let (mut records, mut next) = (Vec::new(), Offset(0));
     let options = FetchOptions { isolation, ..FetchOptions::default() };

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use milena::protocol::types::Isolation;
 use milena::{
-    Client, ClientConfig, FetchFrom, FetchOptions, ListFilter, NewTopic, Offset, OffsetSpec, Producer,
-    ProducerConfig, ProducerRecord, TopicPartition, TransactionState,
+    Client, ClientConfig, Consumer, ConsumerConfig, ListFilter, NewTopic, Offset, OffsetSpec, Producer,
+    ProducerConfig, ProducerRecord, Start, TopicPartition, TransactionState,
 };
 
 use super::watched::{Broken, Watched};
@@ -209,17 +209,22 @@ impl Stand {
             let at = TopicPartition::new(self.output(), partition);
             let lines: &mut Vec<T> = seen.entry(partition).or_default();
             let end = self.ends(std::slice::from_ref(&at)).await?.remove(&at).unwrap_or(Offset(0));
+            let config = ConsumerConfig {
+                isolation: Isolation::ReadCommitted,
+                progress: true,
+                ..ConsumerConfig::default()
+            };
+            let mut consumer = Consumer::new(&self.client, config).map_err(said)?;
+            consumer.assign([(at.clone(), Start::At(Offset(0).into()))]);
             let mut next = Offset(0);
             while next < end {
-                let options = FetchOptions { isolation: Isolation::ReadCommitted, ..FetchOptions::default() };
-                let fetched =
-                    self.client.fetcher().fetch(&[FetchFrom::new(at.clone(), next)], &options).await;
-                let Some(fetched) = fetched.map_err(said)?.pop() else { continue };
-                for record in fetched.owned_records().map_err(said)? {
-                    let value = record.value.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+                let part = consumer.poll(WITHIN).await.map_err(said)?;
+                let part = part.ok_or_else(|| format!("{at} can't be read from {next} to {end}"))?;
+                for record in &part {
+                    let value = record.map_err(said)?.value.map(String::from_utf8_lossy).unwrap_or_default();
                     lines.push(parse(&value).ok_or_else(|| format!("a record of {at} is {value:?}"))?);
                 }
-                next = fetched.next_offset();
+                next = part.next_offset();
             }
         }
         Ok(seen)
@@ -228,8 +233,7 @@ impl Stand {
     /// The ends of partitions for readers of committed records.
     async fn ends(&self, of: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, Offset>, String> {
         let asked: Vec<_> = of.iter().map(|at| (at.clone(), OffsetSpec::Latest)).collect();
-        let listed =
-            self.client.fetcher().list_offsets(&asked, Isolation::ReadCommitted).await.map_err(said)?;
+        let listed = self.client.list_offsets(&asked, Isolation::ReadCommitted).await.map_err(said)?;
         let mut ends = BTreeMap::new();
         for (at, end) in listed {
             ends.insert(at, end.map_err(said)?.offset.unwrap_or(Offset(0)));

@@ -24,6 +24,7 @@ use crate::{Error, ErrorKind, Result};
 
 type DeserializerFactory<T> = dyn Fn() -> Box<dyn Deserializer<T>> + Send + Sync;
 type EndOfStream<T> = dyn Fn(&T) -> bool + Send + Sync;
+type RackSupplier = dyn Fn() -> Option<String> + Send + Sync;
 
 /// What to read, from where to where, and how. Cheap to clone.
 ///
@@ -61,6 +62,7 @@ pub(crate) struct SourceSettings<T> {
     pub(crate) on_out_of_range: OnOutOfRange,
     pub(crate) end_of_stream: Option<Arc<EndOfStream<T>>>,
     pub(crate) fetch: FetchSettings,
+    pub(crate) rack: Option<Arc<RackSupplier>>,
 }
 
 /// How records are fetched, and how much memory they may take.
@@ -70,14 +72,15 @@ pub struct FetchSettings {
     pub max_wait: Duration,
     /// Bytes a broker waits for before it answers earlier. Default 1.
     pub min_bytes: u32,
-    /// Bytes of one answer, at most (a single larger batch still comes through). Default 8 MiB.
+    /// Bytes of one answer, at most (a single larger batch still comes through). Default 2 MiB, which a processor's cache holds.
     pub max_bytes: u32,
     /// Bytes of one partition in one answer, at most. Default 1 MiB.
     pub partition_max_bytes: u32,
     /// Whether the checksum of each batch is verified. Default `true`. Kafka: `check.crcs`.
     pub check_crcs: bool,
-    /// Bytes a reader holds that were fetched and not handed out, compressed as they came; when reached, it stops fetching until
-    /// the job caught up. It may be exceeded by one answer per broker. Default 32 MiB.
+    /// The most bytes that a reader's answers and what they decompress to take in memory, those on their way and those not handed out, over
+    /// all brokers; when reached, it stops fetching until the job caught up. See [`ConsumerConfig::buffer_bytes`](milena::ConsumerConfig)
+    /// for the little that may exceed it. Less than 256 KiB counts as that. Default 16 MiB.
     pub prefetch_bytes: usize,
 }
 
@@ -86,10 +89,10 @@ impl Default for FetchSettings {
         Self {
             max_wait: Duration::from_millis(500),
             min_bytes: 1,
-            max_bytes: 8 << 20,
+            max_bytes: 2 << 20,
             partition_max_bytes: 1 << 20,
             check_crcs: true,
-            prefetch_bytes: 32 << 20,
+            prefetch_bytes: 16 << 20,
         }
     }
 }
@@ -202,6 +205,7 @@ pub struct KafkaSourceBuilder<T> {
     on_out_of_range: OnOutOfRange,
     end_of_stream: Option<Arc<EndOfStream<T>>>,
     fetch: FetchSettings,
+    rack: Option<Arc<RackSupplier>>,
 }
 
 impl<T> Default for KafkaSourceBuilder<T> {
@@ -229,6 +233,7 @@ impl<T> Default for KafkaSourceBuilder<T> {
             on_out_of_range: OnOutOfRange::default(),
             end_of_stream: None,
             fetch: FetchSettings::default(),
+            rack: None,
         }
     }
 }
@@ -437,6 +442,22 @@ impl<T: Send + 'static> KafkaSourceBuilder<T> {
         self
     }
 
+    /// The rack (on clouds: the zone) that the readers are in: brokers then name a replica in it to be read instead of the leader, if they are
+    /// set up for it (KIP-392). Default none. Kafka: `client.rack`.
+    #[must_use]
+    pub fn rack(self, rack: impl Into<String>) -> Self {
+        let rack = rack.into();
+        self.rack_supplier(move || Some(rack.clone()))
+    }
+
+    /// The rack as [`KafkaSourceBuilder::rack`], asked for where and when a reader gets its first split, for readers that run elsewhere than
+    /// this is built; `None` or an empty one for no rack. Flink: `setRackIdSupplier`.
+    #[must_use]
+    pub fn rack_supplier(mut self, rack: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
+        self.rack = Some(Arc::new(rack));
+        self
+    }
+
     /// The topic, if exactly one is named.
     pub(super) fn only_topic(&self) -> Option<Arc<str>> {
         match self.subscriptions.last() {
@@ -519,6 +540,7 @@ impl<T: Send + 'static> KafkaSourceBuilder<T> {
             on_out_of_range: self.on_out_of_range,
             end_of_stream: self.end_of_stream,
             fetch: self.fetch,
+            rack: self.rack,
         };
         Ok(KafkaSource { settings: Arc::new(settings) })
     }

@@ -190,7 +190,7 @@ impl Lookup<'_> {
         isolation: Isolation,
     ) -> Result<Vec<(TopicPartition, Option<Position>)>> {
         let asked: Vec<(TopicPartition, OffsetSpec)> = found.keys().map(|at| (at.clone(), spec)).collect();
-        let listed = self.client.fetcher().list_offsets(&asked, isolation).await?;
+        let listed = self.client.list_offsets(&asked, isolation).await?;
         let mut positions = Vec::new();
         for (at, answer) in listed {
             match answer {

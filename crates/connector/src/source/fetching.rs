@@ -1,13 +1,10 @@
-//! The reader's work on the network: each piece is a future that ends in one [`Arrived`].
+//! The reader's work on the network besides reading: each piece is a future that ends in one [`Arrived`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use milena::{
-    BrokerId, Client, CommittedOffset, FetchFrom, FetchOptions, Fetched, Isolation, Offset, OffsetSpec,
-    TopicPartition,
-};
+use milena::{Client, CommittedOffset, Isolation, Offset, OffsetSpec, TopicPartition};
 
 use crate::progress::{CommitRequest, Position};
 use crate::{Error, ErrorKind, Result};
@@ -17,17 +14,6 @@ pub(super) type Work = BoxFuture<'static, Arrived>;
 
 /// What came of a piece of work.
 pub(super) enum Arrived {
-    /// An answer of a leader.
-    Fetch {
-        /// The leader.
-        broker: BrokerId,
-        /// The splits asked for, in the order of the answer.
-        slots: Vec<u32>,
-        /// The answer.
-        answer: std::result::Result<Vec<Fetched>, milena::Error>,
-    },
-    /// The topology was looked at again.
-    Metadata(std::result::Result<(), milena::Error>),
     /// What the log of a partition holds: its first offset and its end.
     Range {
         /// The split.
@@ -58,43 +44,19 @@ pub(super) enum Arrived {
 pub(super) enum Found {
     /// The position is not in it.
     OutOfRange,
-    /// From this offset on it holds other records than were read.
-    Diverged(Offset),
+    /// From this offset on it holds other records than were read; from somewhere on, if it is not known.
+    Diverged(Option<Offset>),
     /// It is the log of another topic under the same name.
     NewTopic,
 }
 
-/// One request to a leader.
-pub(super) fn fetch(
-    client: &Client,
-    broker: BrokerId,
-    entries: Vec<(u32, FetchFrom)>,
-    options: FetchOptions,
-) -> Work {
-    let fetcher = client.fetcher();
-    Box::pin(async move {
-        let (slots, from): (Vec<u32>, Vec<FetchFrom>) = entries.into_iter().unzip();
-        let answer = fetcher.fetch_from_leader(broker, &from, &options).await;
-        Arrived::Fetch { broker, slots, answer }
-    })
-}
-
-/// Looks at the topology of these topics again.
-pub(super) fn refresh(client: &Client, topics: Vec<String>) -> Work {
-    let client = client.clone();
-    Box::pin(async move {
-        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-        Arrived::Metadata(client.metadata(Some(&names)).await.map(|_| ()))
-    })
-}
-
 /// Asks what the log of a partition holds, with open transactions.
 pub(super) fn range(client: &Client, slot: u32, at: TopicPartition, found: Found) -> Work {
-    let fetcher = client.fetcher();
+    let client = client.clone();
     Box::pin(async move {
         let mut ends = [Offset(0), Offset(0)];
         for (end, spec) in ends.iter_mut().zip([OffsetSpec::Earliest, OffsetSpec::Latest]) {
-            let listed = fetcher.list_offsets(&[(at.clone(), spec)], Isolation::ReadUncommitted).await;
+            let listed = client.list_offsets(&[(at.clone(), spec)], Isolation::ReadUncommitted).await;
             let listed =
                 listed.and_then(|listed| listed.into_iter().next().map(|(_, listed)| listed).transpose());
             match listed.map(|listed| listed.and_then(|listed| listed.offset)) {

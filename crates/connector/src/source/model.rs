@@ -1,14 +1,17 @@
 //! A reader for the model of the job ([`crate::runtime`]'s `model`): cursors, pieces, event time and offset commits are the reader's own;
 //! what arrives when is decided by the walk. It follows `SourceReader` step by step, without a client.
 
+mod fetching;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use milena::protocol::records::RecordBatch;
-use milena::{Offset, TopicPartition};
+use milena::{BatchRecords, Offset, TopicPartition};
 
+use self::fetching::{Fetching, Part, Ready};
 use super::builder::KafkaSource;
-use super::cursor::{Advance, Answered, Cursor, CursorState, Piece};
+use super::cursor::{Advance, Cursor};
 use super::pieces::{self, Pieces};
 use super::reader::{Batch, ReaderEvent};
 use super::split::Split;
@@ -34,6 +37,7 @@ enum Queued {
 #[derive(Clone, Debug)]
 pub(crate) struct Fetch {
     slot: u32,
+    generation: u32,
     pub(crate) at: TopicPartition,
     pub(crate) offset: Offset,
     pub(crate) stop: Option<Offset>,
@@ -43,6 +47,9 @@ pub(crate) struct Reader {
     source: KafkaSource<u32>,
     deserializer: Box<dyn Deserializer<u32>>,
     cursors: BTreeMap<u32, Cursor>,
+    /// What the consumer knows of each split, and what was taken from it and is being handed out.
+    fetching: BTreeMap<u32, Fetching>,
+    parts: BTreeMap<u32, Part>,
     turns: VecDeque<u32>,
     next_slot: u32,
     /// When data of a split was last at hand, or the split came.
@@ -69,6 +76,8 @@ impl Reader {
             source,
             reported: None,
             cursors: BTreeMap::new(),
+            fetching: BTreeMap::new(),
+            parts: BTreeMap::new(),
             turns: VecDeque::new(),
             next_slot: 0,
             last_data: BTreeMap::new(),
@@ -96,6 +105,7 @@ impl Reader {
             self.next_slot += 1;
             self.last_data.insert(slot, now);
             self.progress.add(slot, split.max_timestamp, now);
+            self.fetching.insert(slot, Fetching::new(split.next_offset, split.stop));
             self.cursors.insert(slot, Cursor::new(split));
             self.turns.push_back(slot);
             self.end_if_finished(slot);
@@ -157,7 +167,12 @@ impl Reader {
     /// Whether a split counts as idle while something of it waits to be handed out.
     pub(crate) fn idles_over_data(&self) -> bool {
         let idle = |slot| self.progress.is_split_idle(slot);
-        self.cursors.iter().any(|(slot, cursor)| cursor.has_buffered() && idle(*slot))
+        self.cursors.keys().any(|slot| self.has_data(*slot) && idle(*slot))
+    }
+
+    /// Whether records of a split were fetched and not handed out.
+    fn has_data(&self, slot: u32) -> bool {
+        self.parts.contains_key(&slot) || self.fetching.get(&slot).is_some_and(Fetching::has_records)
     }
 
     pub(crate) fn watermark(&self) -> Option<i64> {
@@ -175,62 +190,59 @@ impl Reader {
 
     /// Sends a request for a split that is ready for one.
     pub(crate) fn start_fetch(&mut self, which: usize, now: Instant) -> Option<Fetch> {
-        for cursor in self.cursors.values_mut() {
-            cursor.wake(now);
-        }
-        let ready = |cursor: &Cursor| cursor.state == CursorState::Ready && !cursor.paused;
-        let count = self.cursors.values().filter(|cursor| ready(cursor)).count();
-        let which = which.checked_rem(count)?;
-        let (slot, cursor) = self.cursors.iter_mut().filter(|(_, cursor)| ready(cursor)).nth(which)?;
-        cursor.state = CursorState::InFlight;
-        let (at, stop) = (cursor.topic_partition().clone(), cursor.split.stop);
-        Some(Fetch { slot: *slot, at, offset: cursor.fetch_offset(), stop })
+        let wanted = self.fetching.iter().filter_map(|(slot, fetching)| {
+            let cursor = self.cursors.get(slot).filter(|cursor| !cursor.paused)?;
+            Some((*slot, cursor.topic_partition().clone(), cursor.split.stop, fetching.wants(now)?))
+        });
+        let wanted: Vec<_> = wanted.collect();
+        let (slot, at, stop, offset) = wanted.get(which.checked_rem(wanted.len())?)?.clone();
+        let generation = self.fetching.get_mut(&slot)?.on_sent();
+        Some(Fetch { slot, generation, at, offset, stop })
     }
 
     /// The answer to a request; `None`: it failed.
     pub(crate) fn handle_fetched(&mut self, fetch: &Fetch, answer: Option<Answer>, now: Instant) {
-        let Some(cursor) = self.cursors.get_mut(&fetch.slot) else { return };
-        if !cursor.expects(fetch.offset) {
-            return;
-        }
-        let Some(Answer { visible, next_offset, received, end }) = answer else {
-            self.progress.on_unknown(fetch.slot);
-            cursor.handle_failure(now, String::from("lost"));
-            return;
-        };
-        match cursor.handle_answer(visible, next_offset, received, end, true) {
-            Answered::Behind => self.progress.on_behind(fetch.slot),
-            Answered::CaughtUp => self.progress.on_caught_up(fetch.slot, now),
-            Answered::Unclear => self.progress.on_unknown(fetch.slot),
-        }
+        let Some(fetching) = self.fetching.get_mut(&fetch.slot) else { return };
+        fetching.handle(fetch.generation, answer, now);
     }
 
     /// Fetches again what was not handed out, as after an error. Returns whether there was any.
     pub(crate) fn rewind(&mut self, which: usize) -> bool {
-        let count = self.cursors.values().filter(|cursor| cursor.has_buffered()).count();
-        let Some(which) = which.checked_rem(count) else { return false };
-        let mut buffered = self.cursors.iter_mut().filter(|(_, cursor)| cursor.has_buffered());
-        let Some((slot, cursor)) = buffered.nth(which) else { return false };
+        let with_data: Vec<u32> = self.cursors.keys().copied().filter(|slot| self.has_data(*slot)).collect();
+        let Some(slot) = which.checked_rem(with_data.len()).and_then(|which| with_data.get(which)) else {
+            return false;
+        };
         let is_queued = |queued: &Queued| matches!(queued, Queued::Elements { slot: of, .. } if of == slot);
         if self.queue.iter().any(is_queued) {
             return false;
         }
-        cursor.rewind();
+        self.parts.remove(slot);
+        if let (Some(cursor), Some(fetching)) = (self.cursors.get(slot), self.fetching.get_mut(slot)) {
+            fetching.seek(cursor.split.next_offset);
+        }
         true
     }
 
     /// When a fetch or a commit that failed is tried again.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let waits = self.cursors.values().filter_map(|cursor| match cursor.state {
-            CursorState::Waiting { until, .. } => Some(until),
-            _ => None,
-        });
+        let waits = self.fetching.values().filter_map(Fetching::deadline);
         waits.chain(self.commits.next_deadline()).min()
     }
 
     pub(crate) fn tick(&mut self, now: Instant) {
-        let Self { progress, cursors, .. } = self;
-        progress.on_tick(now, |slot| cursors.get(&slot).is_some_and(Cursor::has_buffered));
+        let Self { progress, cursors, fetching, parts, .. } = self;
+        let records =
+            |slot: &u32| parts.contains_key(slot) || fetching.get(slot).is_some_and(Fetching::has_records);
+        for (slot, cursor) in cursors {
+            let Some(fetching) = fetching.get(slot) else { continue };
+            cursor.end = fetching.end.or(cursor.end);
+            match fetching.caught_up {
+                _ if fetching.is_failing() => progress.on_unknown(*slot),
+                Some(at) if !records(slot) => progress.on_caught_up(*slot, at),
+                _ => {}
+            }
+        }
+        progress.on_tick(now, |slot| records(&slot));
         self.queue_progress();
         self.align();
     }
@@ -267,42 +279,77 @@ impl Reader {
     }
 
     fn hand_out(&mut self, now: Instant) -> Result<bool> {
-        let ready = |cursor: &Cursor| cursor.has_buffered() && !cursor.paused;
-        let Some(turn) = self.turns.iter().position(|slot| self.cursors.get(slot).is_some_and(ready)) else {
+        let ready = |slot: &u32| self.cursors.get(slot).is_some_and(|cursor| !cursor.paused);
+        let Some(&slot) = self.turns.iter().find(|slot| ready(slot) && self.parts.contains_key(slot)) else {
+            return Ok(self.take_fetched(now));
+        };
+        let (Some(cursor), Some(part)) = (self.cursors.get(&slot), self.parts.get_mut(&slot)) else {
             return Ok(false);
         };
-        let Some(slot) = self.turns.remove(turn) else { return Ok(false) };
-        self.turns.push_back(slot);
-        let Some(cursor) = self.cursors.get_mut(&slot) else { return Ok(false) };
+        let Some(batch) = part.batches.front() else {
+            let advance = cursor.skip_to(part.next, None);
+            self.parts.remove(&slot);
+            self.queue_nothing(slot, advance);
+            return Ok(true);
+        };
+        self.last_data.insert(slot, now);
+        let records = batch.records().map_err(milena::Error::from)?;
+        let read = BatchRecords { batch: batch.borrowed(), records: records.iter() };
         let topic_partition = cursor.topic_partition().clone();
-        match cursor.take_piece() {
-            None => return Ok(false),
-            Some(Piece::Skipped(next_offset)) => {
-                let next_offset = cursor.split.stop.map_or(next_offset, |stop| stop.min(next_offset));
-                let advance = Advance { next_offset, leader_epoch: None, max_timestamp: None };
-                let batch = Batch { topic_partition, elements: Vec::new(), records: 0 };
-                self.queue.push_back(Queued::Elements { slot, batch, advance });
+        let decoded = pieces::decode(read, &cursor.split, self.source.settings(), &mut *self.deserializer)?;
+        part.batches.pop_front();
+        let Pieces { before, chunks, .. } = pieces::time(decoded, slot, &mut self.progress, now);
+        self.queue.extend(before.into_iter().map(|event| Queued::Event(reader_event(event))));
+        for chunk in chunks {
+            let batch = Batch {
+                topic_partition: topic_partition.clone(),
+                elements: chunk.elements,
+                records: chunk.records,
+            };
+            self.queue.push_back(Queued::Elements { slot, batch, advance: chunk.advance });
+            self.queue.extend(chunk.after.into_iter().map(|event| Queued::Event(reader_event(event))));
+        }
+        self.align();
+        Ok(true)
+    }
+
+    /// Takes what the consumer has ready of the split whose turn it is.
+    fn take_fetched(&mut self, now: Instant) -> bool {
+        let is_ready = |slot: &u32| {
+            let has_any = self.fetching.get(slot).is_some_and(|fetching| !fetching.ready.is_empty());
+            has_any && self.cursors.get(slot).is_some_and(|cursor| !cursor.paused)
+        };
+        let Some(turn) = self.turns.iter().position(is_ready) else { return false };
+        let Some(slot) = self.turns.remove(turn) else { return false };
+        self.turns.push_back(slot);
+        let (Some(cursor), Some(fetching)) = (self.cursors.get_mut(&slot), self.fetching.get_mut(&slot))
+        else {
+            return false;
+        };
+        match fetching.ready.pop_front() {
+            None => return false,
+            Some(Ready::Records(part)) => {
+                cursor.on_records(fetching.end);
+                self.parts.insert(slot, part);
+                self.progress.on_behind(slot);
             }
-            Some(Piece::Batch(batch)) => {
-                self.last_data.insert(slot, now);
-                let settings = self.source.settings();
-                let decoded = pieces::decode(&batch, &cursor.split, settings, &mut *self.deserializer)?;
-                let Pieces { before, chunks, .. } = pieces::time(decoded, slot, &mut self.progress, now);
-                self.queue.extend(before.into_iter().map(|event| Queued::Event(reader_event(event))));
-                for chunk in chunks {
-                    let batch = Batch {
-                        topic_partition: topic_partition.clone(),
-                        elements: chunk.elements,
-                        records: chunk.records,
-                    };
-                    self.queue.push_back(Queued::Elements { slot, batch, advance: chunk.advance });
-                    self.queue
-                        .extend(chunk.after.into_iter().map(|event| Queued::Event(reader_event(event))));
+            Some(Ready::End) => {
+                let stop = cursor.on_end(fetching.end);
+                let advance = stop.map(|stop| cursor.skip_to(stop, None));
+                if let Some(advance) = advance {
+                    self.queue_nothing(slot, advance);
                 }
-                self.align();
+                self.progress.on_caught_up(slot, now);
             }
         }
-        Ok(true)
+        true
+    }
+
+    fn queue_nothing(&mut self, slot: u32, advance: Advance) {
+        let Some(cursor) = self.cursors.get(&slot) else { return };
+        let batch =
+            Batch { topic_partition: cursor.topic_partition().clone(), elements: Vec::new(), records: 0 };
+        self.queue.push_back(Queued::Elements { slot, batch, advance });
     }
 
     fn take_queued(&mut self) -> Option<ReaderEvent<u32>> {
@@ -335,6 +382,8 @@ impl Reader {
         self.finished.insert(split.topic_partition.clone(), position(&split));
         self.ending.push(split.clone());
         self.cursors.remove(&slot);
+        self.fetching.remove(&slot);
+        self.parts.remove(&slot);
         self.turns.retain(|turn| *turn != slot);
         self.progress.remove(slot);
         self.queue.push_back(Queued::Event(ReaderEvent::SplitFinished(split)));

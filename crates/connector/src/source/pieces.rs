@@ -4,8 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use milena::protocol::records::RecordBatch;
-use milena::{LeaderEpoch, Offset, TopicPartition};
+use milena::{BatchRecords, LeaderEpoch, Offset, TopicPartition};
 
 use super::builder::SourceSettings;
 use super::cursor::Advance;
@@ -67,7 +66,7 @@ pub(super) fn time<T>(decoded: Decoded<T>, slot: u32, progress: &mut Progress<T>
 
 /// Reads the records of a batch from the split's position on.
 pub(super) fn decode<T: Send + 'static>(
-    batch: &RecordBatch,
+    read: BatchRecords<'_>,
     split: &Split,
     settings: &SourceSettings<T>,
     deserializer: &mut dyn Deserializer<T>,
@@ -76,12 +75,12 @@ pub(super) fn decode<T: Send + 'static>(
     let unreadable = |error: milena::protocol::error::ProtocolError, offset: Offset| {
         Error::from(milena::Error::from(error)).with_topic_partition(at.clone()).with_offset(offset)
     };
-    let records = batch.records().map_err(|error| unreadable(error, batch.base_offset()))?;
+    let BatchRecords { batch, records } = read;
     let mut collector = Collector::default();
     let (mut count, mut skipped, mut ends_at) = (0, 0, None);
     let mut refused = Vec::new();
     let mut position = split.next_offset.max(batch.base_offset());
-    for record in records.iter() {
+    for record in records {
         let record = record.map_err(|error| unreadable(error, position))?;
         if record.offset < split.next_offset {
             continue;

@@ -193,6 +193,9 @@ impl<T: Send + 'static> KafkaSourceBuilder<T> {
         if let Some(check) = read.flag("check.crcs")? {
             fetch.check_crcs = check;
         }
+        if let Some(rack) = read.take("client.rack") {
+            self = self.rack(rack);
+        }
         // Flink's readers name themselves by it.
         if let Some(prefix) = read.take("client.id.prefix") {
             read.values.entry("client.id".to_owned()).or_insert(prefix);
@@ -300,6 +303,7 @@ mod tests {
             ("max.partition.fetch.bytes", "4096"),
             ("partition.discovery.interval.ms", "30000"),
             ("client.id.prefix", "me"),
+            ("client.rack", "r"),
             ("register.consumer.metrics", "true"),
             ("request.timeout.ms", "1500"),
             ("no.such.name", "x"),
@@ -312,6 +316,7 @@ mod tests {
         assert_eq!(settings.commits, CommitMode::Periodic(Duration::from_millis(700)));
         assert_eq!(settings.fetch.max_wait, Duration::from_millis(70));
         assert_eq!(settings.fetch.partition_max_bytes, 4096);
+        assert_eq!(settings.rack.as_ref().and_then(|rack| rack()).as_deref(), Some("r"));
         assert_eq!(settings.enumerator.discovery, Discovery::Every(Duration::from_secs(30)));
         assert_eq!((settings.client.client_id.as_str(), settings.client.bootstrap.len()), ("me", 1));
         assert_eq!(settings.client.request_timeout, Duration::from_millis(1500));

@@ -1,36 +1,38 @@
 //! Reads the splits of one subtask and hands out elements, watermarks and what happens to splits.
 //!
 //! ```text
-//! leaders -> fetches (one under way per leader) -> cursors (bounded in bytes) -> pieces -> next()
+//! milena::Consumer (a loop for each broker, bounded in bytes) -> parts -> batches -> pieces -> next()
 //! ```
 //!
 //! # Invariants
 //! A split's position moves when an element is handed out, not when it is fetched or decoded: a snapshot taken between two
 //! calls of [`SourceReader::next`] stands exactly behind the last event. Everything in progress is kept in the reader, so
-//! dropping a `next` future loses nothing. A split that is not being fetched has a `CursorState` that says why.
+//! dropping a `next` future loses nothing. A split that is not being fetched has a `CursorState` or a status of the consumer that
+//! says why. A reader that was given no split has no consumer.
 
 mod answers;
 mod group;
 mod hand_out;
+mod reading;
 mod unread;
 
 pub use unread::Unread;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use milena::{BrokerId, Client, FetchFrom, FetchOptions, Producer, TopicPartition};
+use milena::{Client, Consumer, Producer, TopicPartition};
 
 use super::builder::{KafkaSource, SourceSettings};
 use super::commit_mode::CommitMode;
-use super::cursor::{Advance, Cursor, CursorState};
+use super::cursor::{Advance, Cursor};
 use super::discover::uuid_bytes;
 use super::fetching::{self, Found, Work};
 use super::policy::{RecreatedTopic, same_topic};
-use super::reader_metrics::{LiveMetrics, ReaderMetrics, SplitMetrics};
+use super::reader_metrics::{LiveMetrics, ReaderMetrics};
 use super::split::Split;
 use crate::progress::{AlignmentMember, CommitQueue, Position, Progress, ProgressEvent};
 use crate::schema::{Deserializer, Stamped};
@@ -77,15 +79,16 @@ pub struct SourceReader<T> {
     client: Client,
     source: KafkaSource<T>,
     deserializer: Box<dyn Deserializer<T>>,
+    /// Made with the first split.
+    consumer: Option<Consumer>,
     cursors: BTreeMap<u32, Cursor>,
     slots: HashMap<TopicPartition, u32>,
-    /// Slots by whose turn it is: what was served goes to the end.
-    turns: VecDeque<u32>,
+    /// Slots with something at hand, in the order in which it came.
+    at_hand: VecDeque<u32>,
+    /// Slots that the consumer does not read now though it should.
+    troubled: Vec<u32>,
     next_slot: u32,
     work: FuturesUnordered<Work>,
-    /// Leaders with a fetch under way.
-    busy: HashSet<BrokerId>,
-    refreshing: bool,
     /// The topology that the splits' topic ids were compared with.
     checked_topology: Option<u64>,
     progress: Progress<T>,
@@ -132,13 +135,13 @@ impl<T: Send + 'static> SourceReader<T> {
             next_tick: Instant::now(),
             client,
             source,
+            consumer: None,
             cursors: BTreeMap::new(),
             slots: HashMap::new(),
-            turns: VecDeque::new(),
+            at_hand: VecDeque::new(),
+            troubled: Vec::new(),
             next_slot: 0,
             work: FuturesUnordered::new(),
-            busy: HashSet::new(),
-            refreshing: false,
             checked_topology: None,
             commits: CommitQueue::default(),
             next_commit: Instant::now() + first_commit,
@@ -160,7 +163,8 @@ impl<T: Send + 'static> SourceReader<T> {
     /// Adds splits. An empty list says that this reader has none for now, so that it does not hold back event time.
     ///
     /// # Errors
-    /// [`ErrorKind::Misuse`] for a partition that is being read already: reading it twice would double its records.
+    /// [`ErrorKind::Misuse`] for a partition that is being read already: reading it twice would double its records. What
+    /// [`Consumer::new`](milena::Consumer::new) refuses.
     pub fn add_splits(&mut self, splits: Vec<Split>) -> Result<()> {
         let now = self.now();
         self.checked_topology = None;
@@ -176,8 +180,8 @@ impl<T: Send + 'static> SourceReader<T> {
             self.progress.add(slot, split.max_timestamp, now);
             self.slots.insert(at, slot);
             self.cursors.insert(slot, Cursor::new(split));
-            self.turns.push_back(slot);
             self.end_if_finished(slot);
+            self.attach(slot)?;
         }
         self.progress.on_assigned();
         self.queue_progress();
@@ -196,8 +200,7 @@ impl<T: Send + 'static> SourceReader<T> {
         for at in partitions {
             if let Some(slot) = self.slots.get(at).copied() {
                 self.forget(slot);
-                self.queue
-                    .retain(|queued| !matches!(queued, Queued::Elements { slot: of, .. } if *of == slot));
+                self.drop_queued(slot);
             }
         }
         self.progress.on_assigned();
@@ -237,37 +240,6 @@ impl<T: Send + 'static> SourceReader<T> {
         }
     }
 
-    /// The counters and where each split stands.
-    #[must_use]
-    pub fn metrics(&self) -> ReaderMetrics {
-        let committed = self.commits.committed();
-        let splits = self.cursors.iter().map(|(slot, cursor)| SplitMetrics {
-            topic_partition: cursor.topic_partition().clone(),
-            position: cursor.split.next_offset,
-            end: cursor.end,
-            committed: committed.get(cursor.topic_partition()).map(|position| position.offset),
-            waits_for: match &cursor.state {
-                CursorState::InFlight => None,
-                _ if cursor.paused => Some("others of its alignment group".to_owned()),
-                CursorState::Ready if self.is_full() => Some("the job to catch up".to_owned()),
-                CursorState::Ready => Some("its turn".to_owned()),
-                CursorState::Waiting { why, .. } => Some(why.clone()),
-                CursorState::Checking => Some("the range of its log".to_owned()),
-                CursorState::Drained => Some("nothing: it is fetched to its stop".to_owned()),
-            },
-            watermark: self.progress.split_watermark(*slot),
-            idle: self.progress.is_split_idle(*slot),
-            paused: cursor.paused,
-        });
-        ReaderMetrics {
-            splits: splits.collect(),
-            buffered_bytes: self.buffered_bytes(),
-            commits: self.commits.metrics(),
-            watermark: self.progress.watermark(),
-            ..self.metrics.clone()
-        }
-    }
-
     /// The numbers in sum, to be looked at while the reader is in use.
     #[must_use]
     pub fn live_metrics(&self) -> LiveMetrics {
@@ -292,11 +264,10 @@ impl<T: Send + 'static> SourceReader<T> {
             self.tick(now);
             self.commit_periodically(now, false);
             self.start_commit(now);
-            self.start_fetches(now);
-            // New work runs only once it is polled: requests leave before the decoding of what is at hand.
-            self.poll_work()?;
+            self.tend(now)?;
+            // After anything was taken from the consumer, and before it is looked at.
             self.check_topics()?;
-            if self.queue.is_empty() && !self.hand_out(now)? {
+            if self.queue.is_empty() && !self.hand_out(now)? && !self.take_fetched(now)? {
                 if self.is_finished() {
                     self.told_finished = true;
                     self.alignment = None;
@@ -352,14 +323,6 @@ impl<T: Send + 'static> SourceReader<T> {
         self.no_more_splits && self.cursors.is_empty() && !self.told_finished
     }
 
-    fn buffered_bytes(&self) -> usize {
-        self.cursors.values().map(Cursor::buffered_bytes).sum()
-    }
-
-    fn is_full(&self) -> bool {
-        self.buffered_bytes() >= self.settings().fetch.prefetch_bytes
-    }
-
     fn end_if_finished(&mut self, slot: u32) {
         let Some(cursor) = self.cursors.get(&slot) else { return };
         if !cursor.split.is_finished() {
@@ -376,8 +339,12 @@ impl<T: Send + 'static> SourceReader<T> {
     fn forget(&mut self, slot: u32) {
         if let Some(cursor) = self.cursors.remove(&slot) {
             self.slots.remove(cursor.topic_partition());
+            if let Some(consumer) = &self.consumer {
+                consumer.unassign([cursor.topic_partition()]);
+            }
         }
-        self.turns.retain(|turn| *turn != slot);
+        self.at_hand.retain(|other| *other != slot);
+        self.troubled.retain(|other| *other != slot);
         self.drop_held(slot);
         self.progress.remove(slot);
     }
@@ -393,11 +360,18 @@ impl<T: Send + 'static> SourceReader<T> {
             return;
         }
         self.next_tick = now + self.settings().watermark_interval;
+        let states = self.states();
+        self.note_ends(&states);
         let Self { progress, cursors, .. } = self;
-        progress.on_tick(now, |slot| cursors.get(&slot).is_some_and(Cursor::has_buffered));
+        progress.on_tick(now, |slot| {
+            cursors.get(&slot).is_some_and(|cursor| {
+                cursor.part.is_some()
+                    || states.get(cursor.topic_partition()).is_some_and(|state| state.buffered > 0)
+            })
+        });
         self.queue_progress();
         self.align();
-        self.live.set(self.metrics().summary());
+        self.live.set(self.metrics_of(&states).summary());
     }
 
     /// Takes what has arrived, without waiting.
@@ -425,16 +399,22 @@ impl<T: Send + 'static> SourceReader<T> {
                 cluster.topic(&cursor.topic_partition().topic).and_then(|topic| topic.id).map(uuid_bytes);
             if !same_topic(&cursor.split, id, policy)? {
                 self.metrics.recreated += 1;
-                if policy == RecreatedTopic::StartOver {
-                    cursor.start_over();
-                    anew.push((*slot, cursor.topic_partition().clone()));
-                }
+                anew.push((*slot, cursor.topic_partition().clone()));
             }
             cursor.split.topic_id = id.or(cursor.split.topic_id);
         }
         for (slot, at) in anew {
-            self.drop_held(slot);
-            self.queue.retain(|queued| !matches!(queued, Queued::Elements { slot: of, .. } if *of == slot));
+            self.drop_fetched(slot);
+            let Some(cursor) = self.cursors.get_mut(&slot) else { continue };
+            // The epochs of another topic say nothing about this one.
+            cursor.start_over(policy == RecreatedTopic::StartOver);
+            if policy != RecreatedTopic::StartOver {
+                self.attach(slot)?;
+                continue;
+            }
+            if let Some(consumer) = &self.consumer {
+                consumer.unassign([&at]);
+            }
             self.work.push(fetching::range(&self.client, slot, at, Found::NewTopic));
         }
         self.checked_topology = Some(cluster.generation());
@@ -448,81 +428,31 @@ impl<T: Send + 'static> SourceReader<T> {
         if let CommitMode::Periodic(_) = self.settings().commits {
             until = until.min(self.next_commit);
         }
-        for cursor in self.cursors.values() {
-            if let CursorState::Waiting { until: at, .. } = cursor.state {
-                until = until.min(at);
-            }
-        }
-        tokio::select! {
-            arrived = self.work.next(), if !self.work.is_empty() => {
-                if let Some(arrived) = arrived {
-                    self.handle(arrived)?;
-                }
-            }
-            () = tokio::time::sleep_until(until.into()) => {}
-        }
-        Ok(())
-    }
-
-    /// One request to each leader that has none under way, as long as there is room.
-    fn start_fetches(&mut self, now: Instant) {
-        for cursor in self.cursors.values_mut() {
-            cursor.wake(now);
-        }
-        let fetch = self.settings().fetch;
-        let buffered = self.buffered_bytes();
-        if buffered >= fetch.prefetch_bytes {
-            return;
-        }
-        let cluster = self.client.cluster();
-        let mut by_leader: BTreeMap<BrokerId, Vec<(u32, FetchFrom)>> = BTreeMap::new();
-        let mut leaderless = Vec::new();
-        for slot in &self.turns {
-            let Some(cursor) = self.cursors.get_mut(slot) else { continue };
-            if cursor.state != CursorState::Ready || cursor.paused {
-                continue;
-            }
-            match cluster.leader(cursor.topic_partition()) {
-                Some(leader) if self.busy.contains(&leader) => {}
-                Some(leader) => {
-                    cursor.state = CursorState::InFlight;
-                    let mut from = FetchFrom::new(cursor.topic_partition().clone(), cursor.fetch_offset());
-                    // The epoch belongs to what was handed out; it says nothing about what is buffered behind that.
-                    let untouched = cursor.fetch_offset() == cursor.split.next_offset;
-                    from.leader_epoch = cursor.split.leader_epoch.filter(|_| untouched);
-                    by_leader.entry(leader).or_default().push((*slot, from));
-                }
+        let waits = self.troubled.iter().filter_map(|slot| self.cursors.get(slot)?.waits_until());
+        until = waits.fold(until, Instant::min);
+        let Self { work, consumer, .. } = self;
+        let fetched = async {
+            match consumer {
+                Some(consumer) => consumer.poll(until.saturating_duration_since(now)).await,
                 None => {
-                    leaderless.push(cursor.topic_partition().topic.to_string());
-                    cursor.handle_failure(now, "a leader".to_owned());
+                    tokio::time::sleep_until(until.into()).await;
+                    Ok(None)
                 }
             }
-        }
-        if !leaderless.is_empty() && !self.refreshing {
-            self.refreshing = true;
-            leaderless.dedup();
-            self.work.push(fetching::refresh(&self.client, leaderless));
-        }
-        let room = u32::try_from(fetch.prefetch_bytes - buffered).unwrap_or(u32::MAX);
-        let options = FetchOptions {
-            max_wait: fetch.max_wait,
-            min_bytes: fetch.min_bytes,
-            max_bytes: fetch.max_bytes.min(room.max(LEAST_FETCH)),
-            partition_max_bytes: fetch.partition_max_bytes,
-            isolation: self.settings().isolation,
-            check_crcs: fetch.check_crcs,
         };
-        for (leader, entries) in by_leader {
-            self.busy.insert(leader);
-            self.work.push(fetching::fetch(&self.client, leader, entries, options.clone()));
+        tokio::select! {
+            biased;
+            arrived = work.next(), if !work.is_empty() => match arrived {
+                Some(arrived) => self.handle(arrived),
+                None => Ok(()),
+            },
+            fetched = fetched => self.on_fetched(fetched, self.now()).map(|_| ()),
         }
     }
 }
 
 /// The longest sleep without a look at the state.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// The smallest answer worth a request.
-const LEAST_FETCH: u32 = 64 << 10;
 
 fn position(split: &Split) -> Position {
     Position { offset: split.next_offset, leader_epoch: split.leader_epoch }

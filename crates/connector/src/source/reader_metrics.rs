@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use milena::{Offset, TopicPartition};
+use milena::{BrokerId, Offset, TopicPartition};
 use serde::Serialize;
 
 use crate::progress::CommitMetrics;
@@ -172,6 +172,8 @@ pub struct SplitMetrics {
     pub end: Option<Offset>,
     /// What this reader has committed of it.
     pub committed: Option<Offset>,
+    /// The broker that is being asked for its records: the leader, or a replica in the reader's rack.
+    pub read_from: Option<BrokerId>,
     /// Why it is not being fetched; `None` if it is.
     pub waits_for: Option<String>,
     /// Its own watermark.

@@ -157,12 +157,8 @@ impl<B> Stage<B> {
         let mut seen = Vec::new();
         for partition in 0..self.partitions {
             let at = TopicPartition::new(topic, partition);
-            let ends = self
-                .client
-                .fetcher()
-                .list_offsets(&[(at.clone(), OffsetSpec::Latest)], isolation)
-                .await
-                .unwrap();
+            let ends =
+                self.client.list_offsets(&[(at.clone(), OffsetSpec::Latest)], isolation).await.unwrap();
             let end = ends[0].1.as_ref().unwrap().offset.unwrap_or(Offset(0));
             let mut next = Offset(0);
             while next < end {

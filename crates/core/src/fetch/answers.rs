@@ -161,17 +161,21 @@ impl Cursors {
         cursor.log_start = answer.log_start.or(cursor.log_start);
         if let Some(at) = answer.diverged_at {
             self.troubled = true;
-            self.lose(now, ticket.slot, Reason::Truncated { position: position.offset, at });
+            self.lose(now, ticket.slot, Reason::Truncated { position: position.offset, at: Some(at) });
             return Outcome::Trouble;
         }
         match &answer.read {
             Ok(Some(read)) if read.next > position.offset => {
                 cursor.succeed();
+                cursor.forget_end();
                 cursor.buffered += read.bytes;
                 let count = cursor.delivering.map_or(0, |(_, count)| count);
                 cursor.delivering = Some((broker, count + 1));
                 let next = Position { offset: read.next, epoch: read.epoch.or(position.epoch) };
                 cursor.enter(now, State::Ready(next));
+                if cursor.asked_under == cursor.leader {
+                    cursor.validated = cursor.leader;
+                }
                 cursor.brought = true;
                 if let Some(queue) = self.queues.get_mut(&broker) {
                     queue.brought = true;
@@ -181,6 +185,7 @@ impl Cursors {
             Ok(_) => {
                 cursor.succeed();
                 cursor.enter(now, State::Ready(position));
+                cursor.brought_nothing = answer.preferred.is_none();
                 if let Some(replica) = answer.preferred.filter(|&replica| replica != broker) {
                     cursor.preferred = Some((replica, now + replica_window));
                     self.troubled = true;
@@ -200,6 +205,7 @@ impl Cursors {
         let Some(queue) = self.queues.get_mut(&broker) else { return };
         queue.in_flight = false;
         let full = queue.full;
+        let alone = !queue.brought;
         if !throttle.is_zero() {
             queue.not_before = Some(now + throttle);
             self.troubled = true;
@@ -222,17 +228,26 @@ impl Cursors {
         }
         for slot in 0..self.slots.len() {
             let Some(cursor) = self.cursor_mut(slot) else { continue };
-            let State::Fetching(position, from) = cursor.state else { continue };
-            if from != broker {
-                continue;
-            }
-            // A session's answer names only what has news; and a broker that holds back names nothing.
-            if full && throttle.is_zero() {
-                self.back_off(now, slot, Reason::NotNamed);
-            } else {
+            let named = std::mem::take(&mut cursor.brought_nothing);
+            let unnamed = match cursor.state {
+                State::Fetching(position, from) if from == broker => Some(position),
+                _ => None,
+            };
+            if let Some(position) = unnamed {
+                // A session's answer names only what has news; and a broker that holds back names nothing.
+                if full && throttle.is_zero() {
+                    self.back_off(now, slot, Reason::NotNamed);
+                    continue;
+                }
                 cursor.enter(now, State::Ready(position));
             }
+            if (named || unnamed.is_some()) && throttle.is_zero() {
+                self.handle_nothing(now, slot, alone);
+            }
         }
+        // Leaders that changed while they were asked.
+        let wants = |cursor: &super::cursor::Cursor| cursor.needs_validation() && !cursor.rests();
+        self.troubled |= self.slots.iter().flatten().any(wants);
     }
 
     /// The records of a part went to the application's queue.
@@ -279,13 +294,8 @@ impl Cursors {
     ) {
         let code = answer.code;
         let window = self.settings.unknown_window;
-        if code.refreshes_metadata()
-            && let Some(cursor) = self.cursor(slot)
-        {
-            let topic = Arc::clone(&cursor.tp.topic);
-            self.stale_topics.insert(topic);
-        }
         let Some(cursor) = self.cursor_mut(slot) else { return };
+        let topic = Arc::clone(&cursor.tp.topic);
         let from_replica = cursor.leader.map(|leader| leader.id) != Some(broker);
         if let Some(leader) = answer.leader.filter(|leader| leader.id.0 >= 0 && leader.epoch.0 >= 0)
             && cursor.leader.and_then(|known| known.epoch) < Some(leader.epoch)
@@ -296,6 +306,10 @@ impl Cursors {
             cursor.enter(now, State::Ready(position));
             self.relist(now, slot);
             return;
+        }
+        let failing_since = cursor.failing_since;
+        if code.refreshes_metadata() {
+            self.stale_topics.insert(topic);
         }
         if from_replica {
             // Whatever a replica refuses, the leader may know better.
@@ -311,8 +325,8 @@ impl Cursors {
             return;
         }
         let unknown = code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION || code == ErrorCode::UNKNOWN_TOPIC_ID;
-        let too_long = unknown
-            && cursor.failing_since.is_some_and(|since| now.saturating_duration_since(since) >= window);
+        let too_long =
+            unknown && failing_since.is_some_and(|since| now.saturating_duration_since(since) >= window);
         if code.is_retriable() && !too_long {
             self.back_off(now, slot, Reason::Code(code));
         } else {
@@ -321,12 +335,12 @@ impl Cursors {
     }
 
     /// The records at the position are gone.
-    fn lose(&mut self, now: Instant, slot: usize, reason: Reason) {
+    pub(super) fn lose(&mut self, now: Instant, slot: usize, reason: Reason) {
         let loss = self.settings.loss;
         let Some(cursor) = self.cursor_mut(slot) else { return };
         match (loss, &reason) {
             (Loss::Error, _) => self.fail(now, slot, reason),
-            (Loss::Reset(_), &Reason::Truncated { at, .. }) => {
+            (Loss::Reset(_), &Reason::Truncated { at: Some(at), .. }) => {
                 tracing::warn!(partition = %cursor.tp, %reason, "records were lost; reading goes on there");
                 cursor.enter(now, State::Ready(Position::from(at)));
             }
@@ -344,7 +358,12 @@ impl Cursors {
     pub(super) fn back_off(&mut self, now: Instant, slot: usize, reason: Reason) {
         let Some(failures) = self.cursor(slot).map(|cursor| cursor.failures) else { return };
         let delay = self.settings.backoff.delay(failures, &mut self.rng);
+        self.back_off_for(now, slot, reason, delay);
+    }
+
+    pub(super) fn back_off_for(&mut self, now: Instant, slot: usize, reason: Reason, delay: Duration) {
         let Some(cursor) = self.cursor_mut(slot) else { return };
+        let failures = cursor.failures;
         let Some(position) = cursor.position() else { return };
         cursor.failures = failures.saturating_add(1);
         cursor.failing_since.get_or_insert(now);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use milena_protocol::error_code::ErrorCode;
-use milena_protocol::types::{BrokerId, LeaderEpoch, Offset, TopicPartition};
+use milena_protocol::types::{BrokerId, Isolation, LeaderEpoch, Offset, TopicPartition};
 
 /// A place in a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,12 +60,12 @@ pub enum Reason {
     NotNamed,
     /// What came cannot be read.
     Unreadable(Arc<str>),
-    /// Records before the position were lost in an election: the log took another way at this offset (KIP-320).
+    /// Records before the position were lost in an election: the log took another way (KIP-320).
     Truncated {
         /// Where reading stood.
         position: Offset,
-        /// The first offset that is not what was read.
-        at: Offset,
+        /// The first offset that is not what was read; `None` if the broker does not know.
+        at: Option<Offset>,
     },
     /// The position is not in the log.
     OutOfRange {
@@ -88,8 +88,11 @@ impl fmt::Display for Reason {
             Self::Code(code) => code.fmt(f),
             Self::Connection(text) | Self::Unreadable(text) | Self::Lookup(text) => f.write_str(text),
             Self::NotNamed => f.write_str("the answer does not name the partition"),
-            Self::Truncated { position, at } => {
+            Self::Truncated { position, at: Some(at) } => {
                 write!(f, "the log took another way at offset {at}, before the position {position}")
+            }
+            Self::Truncated { position, at: None } => {
+                write!(f, "the log took another way somewhere before the position {position}")
             }
             Self::OutOfRange { position, start, end } => {
                 write!(f, "offset {position} is not in the log")?;
@@ -129,6 +132,13 @@ pub enum Status {
     },
     /// The application paused it.
     Paused,
+    /// The application holds it back; what was fetched waits.
+    Held {
+        /// How many bytes.
+        bytes: usize,
+    },
+    /// Fetched to the stop that was set for it.
+    AtStop,
     /// Tried again at a time.
     BackOff {
         /// When.
@@ -140,6 +150,11 @@ pub enum Status {
     WaitingForLeader,
     /// Where to start is being looked up.
     Resetting,
+    /// A new leader is asked whether its log holds what was read (KIP-320).
+    Validating {
+        /// The leader.
+        broker: BrokerId,
+    },
     /// Not read any more, until the application seeks. It was told why.
     Failed {
         /// Why.
@@ -153,6 +168,7 @@ pub(super) enum State {
     Resetting { start: Start, asked: bool, not_before: Option<Instant> },
     Ready(Position),
     Fetching(Position, BrokerId),
+    Validating { position: Position, leader: Leader },
     BackOff { position: Position, until: Instant, reason: Reason },
     Failed { position: Option<Position>, reason: Reason },
 }
@@ -174,7 +190,14 @@ pub(super) struct Cursor {
     /// When `state` was entered.
     pub(super) since: Instant,
     pub(super) paused: bool,
+    pub(super) held: bool,
+    /// Nothing is asked of it from here on.
+    pub(super) stop: Option<Offset>,
     pub(super) leader: Option<Leader>,
+    /// The leader whose log is known to hold what was read.
+    pub(super) validated: Option<Leader>,
+    /// The leader as it was when the request that is out was made.
+    pub(super) asked_under: Option<Leader>,
     /// A replica to read from instead of the leader, until then (KIP-392).
     pub(super) preferred: Option<(BrokerId, Instant)>,
     /// The broker whose records of this partition are on their way to the application.
@@ -194,12 +217,25 @@ pub(super) struct Cursor {
     pub(super) damaged: Option<(Offset, u32)>,
     /// Whether the answer that is being handled brought records of it.
     pub(super) brought: bool,
+    /// When an answer last said that nothing is left, if the last one did.
+    pub(super) caught_up: Option<Instant>,
+    /// Answers in a row that were without records of anything, though the log goes on.
+    pub(super) empty_answers: u32,
+    /// Whether the answer that is being handled names it without records.
+    pub(super) brought_nothing: bool,
+    /// Whether the application is to be told that nothing is left.
+    pub(super) end_due: bool,
+    /// Whether it stands in the list of those.
+    pub(super) end_listed: bool,
     /// When a stall of it was last reported.
     pub(super) reported: Option<Instant>,
 }
 
 impl Cursor {
     pub(super) fn enter(&mut self, now: Instant, state: State) {
+        if !matches!(state, State::Ready(_) | State::Fetching(..) | State::Validating { .. }) {
+            self.forget_end();
+        }
         self.state = state;
         self.since = now;
         self.reported = None;
@@ -216,18 +252,45 @@ impl Cursor {
     /// Whether a request to this broker, its target, may ask for it.
     pub(super) fn is_fetchable(&self, broker: BrokerId) -> bool {
         // Records that are still on their way from another broker come first.
-        !self.paused
+        !self.rests()
             && matches!(self.state, State::Ready(_))
+            && !self.needs_validation()
             && self.delivering.is_none_or(|(from, _)| from == broker)
+    }
+
+    /// Whether nothing is to be asked of it, by the application's will.
+    pub(super) fn rests(&self) -> bool {
+        self.paused || self.held || self.is_at_stop()
+    }
+
+    pub(super) fn is_at_stop(&self) -> bool {
+        let at = |stop| self.position().is_some_and(|position| position.offset >= stop);
+        self.stop.is_some_and(at)
+    }
+
+    /// What answers said of the end of the log does not hold any more.
+    pub(super) fn forget_end(&mut self) {
+        self.caught_up = None;
+        self.empty_answers = 0;
+        self.end_due = false;
+    }
+
+    /// The end of what can be read, as the last answer said.
+    pub(super) fn end(&self, isolation: Isolation) -> Option<Offset> {
+        match isolation {
+            Isolation::ReadCommitted => self.last_stable.or(self.high_watermark),
+            Isolation::ReadUncommitted => self.high_watermark,
+        }
     }
 
     /// The position of the next fetch.
     pub(super) fn position(&self) -> Option<Position> {
         match &self.state {
             State::Resetting { .. } => None,
-            State::Ready(position) | State::Fetching(position, _) | State::BackOff { position, .. } => {
-                Some(*position)
-            }
+            State::Ready(position)
+            | State::Fetching(position, _)
+            | State::Validating { position, .. }
+            | State::BackOff { position, .. } => Some(*position),
             State::Failed { position, .. } => *position,
         }
     }

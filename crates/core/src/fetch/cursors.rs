@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use milena_protocol::types::{BrokerId, LeaderEpoch, Offset, PartitionId, TopicPartition};
+use milena_protocol::types::{BrokerId, Isolation, LeaderEpoch, Offset, PartitionId, TopicPartition};
 use uuid::Uuid;
 
 use super::cursor::{Cursor, Leader, Loss, Position, Reason, Start, State, Status};
@@ -20,6 +20,10 @@ pub struct Settings {
     pub reset: Option<Start>,
     /// What to do when the records at a known position are gone.
     pub loss: Loss,
+    /// Which of a log's ends counts.
+    pub isolation: Isolation,
+    /// Whether [`Cursors::poll_end`] is asked.
+    pub tell_ends: bool,
     /// The waits between tries.
     pub backoff: Backoff,
     /// How long a partition that brokers do not know is looked for before the application is told.
@@ -73,6 +77,9 @@ pub struct CursorView {
     pub last_stable_offset: Option<Offset>,
     /// The first offset of the log, as the last answer said.
     pub log_start: Option<Offset>,
+    /// When an answer last said that nothing is left to read; `None` while there is more, or nothing is known. A gap that compaction left
+    /// at the end counts as nothing.
+    pub caught_up: Option<Instant>,
     /// Bytes that wait for the application.
     pub buffered: usize,
     /// Since when every try to read it has failed; `None` while nothing is wrong.
@@ -116,6 +123,8 @@ pub struct Cursors {
     pub(super) queues: BTreeMap<BrokerId, Queue>,
     next_generation: u64,
     pub(super) failures: VecDeque<Failure>,
+    /// Partitions whose end the application may have to be told of.
+    pub(super) ends: VecDeque<usize>,
     pub(super) stale_topics: BTreeSet<Arc<str>>,
     /// Whether something went wrong since the last [`Cursors::poll_resets`].
     pub(super) troubled: bool,
@@ -137,6 +146,7 @@ impl Cursors {
             queues: BTreeMap::new(),
             next_generation: 0,
             failures: VecDeque::new(),
+            ends: VecDeque::new(),
             stale_topics: BTreeSet::new(),
             troubled: false,
         }
@@ -162,7 +172,11 @@ impl Cursors {
             state: started(start),
             since: now,
             paused: false,
+            held: false,
+            stop: None,
             leader: None,
+            validated: None,
+            asked_under: None,
             preferred: None,
             delivering: None,
             listed: None,
@@ -175,6 +189,11 @@ impl Cursors {
             failing_since: None,
             damaged: None,
             brought: false,
+            caught_up: None,
+            empty_answers: 0,
+            brought_nothing: false,
+            end_due: false,
+            end_listed: false,
             reported: None,
         };
         let slot = match self.free.pop() {
@@ -306,6 +325,7 @@ impl Cursors {
             high_watermark: cursor.high_watermark,
             last_stable_offset: cursor.last_stable,
             log_start: cursor.log_start,
+            caught_up: cursor.caught_up,
             buffered: cursor.buffered,
             failing_since: cursor.failing_since,
         }
@@ -316,12 +336,20 @@ impl Cursors {
             return Status::Paused;
         }
         match &cursor.state {
+            State::Failed { .. } => {}
+            _ if cursor.held => return Status::Held { bytes: cursor.buffered },
+            State::Ready(_) if cursor.is_at_stop() => return Status::AtStop,
+            _ => {}
+        }
+        match &cursor.state {
             State::Resetting { .. } => Status::Resetting,
             State::Failed { reason, .. } => Status::Failed { reason: reason.clone() },
             State::BackOff { until, reason, .. } => Status::BackOff { until: *until, reason: reason.clone() },
             State::Fetching(_, broker) => Status::Fetching { broker: *broker },
+            State::Validating { leader, .. } => Status::Validating { broker: leader.id },
             State::Ready(_) => match cursor.target(now) {
                 None => Status::WaitingForLeader,
+                Some(broker) if cursor.needs_validation() => Status::Validating { broker },
                 Some(_) if cursor.buffered > 0 => Status::Buffered { bytes: cursor.buffered },
                 Some(broker) if self.queues.get(&broker).is_some_and(|queue| queue.starved) => {
                     Status::WaitingForRoom { broker }
@@ -381,6 +409,14 @@ impl Cursors {
                 }
                 cursor.leader = new;
                 cursor.preferred = None;
+                cursor.forget_end();
+                // What the old leader refused says nothing about the new one.
+                if let State::BackOff { position, reason: Reason::Code(code), .. } = cursor.state
+                    && new.is_some()
+                    && code.refreshes_metadata()
+                {
+                    cursor.enter(now, State::Ready(position));
+                }
             }
             self.relist(now, slot);
         }
@@ -394,7 +430,9 @@ impl Cursors {
     /// Topics with a partition that waits for a leader.
     pub fn leaderless_topics(&self, now: Instant) -> BTreeSet<Arc<str>> {
         let waiting = self.slots.iter().flatten().filter(|cursor| {
-            matches!(cursor.state, State::Ready(_) | State::BackOff { .. }) && cursor.target(now).is_none()
+            matches!(cursor.state, State::Ready(_) | State::BackOff { .. })
+                && !cursor.rests()
+                && cursor.target(now).is_none()
         });
         waiting.map(|cursor| Arc::clone(&cursor.tp.topic)).collect()
     }
@@ -508,6 +546,7 @@ fn renew(cursor: &mut Cursor, generation: u64) {
     cursor.generation = generation;
     cursor.delivering = None;
     cursor.buffered = 0;
+    cursor.forget_end();
 }
 
 pub(super) fn started(start: Start) -> State {

@@ -12,9 +12,11 @@
 mod answers;
 mod cursor;
 mod cursors;
+mod ends;
 mod requests;
 mod session;
 mod starts;
+mod validate;
 pub mod visible;
 mod waits;
 
@@ -24,5 +26,6 @@ pub use cursors::{CursorView, Cursors, Failure, Settings, SlotId, Ticket};
 pub use requests::{ForgottenPartition, Plan, PlannedPartition, Wants};
 pub use session::{Asked, Mismatch, SessionHead};
 pub use starts::ResetWanted;
+pub use validate::{Validated, ValidationWanted};
 pub use visible::{BatchHead, Marker, Verdict, VisibleFilter};
 pub use waits::Stall;

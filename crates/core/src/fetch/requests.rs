@@ -191,6 +191,7 @@ impl Cursors {
                 });
             }
             plan.reading += 1;
+            cursor.asked_under = cursor.leader;
             cursor.enter(now, State::Fetching(position, broker));
         }
         let gone = session.forget();
@@ -227,7 +228,7 @@ impl Cursors {
                 // Its leader may be another one by now.
                 State::Fetching(_, from) => from == broker,
                 // What would have been in the next request fares no better.
-                State::Ready(_) => cursor.listed == Some(broker) && !cursor.paused,
+                State::Ready(_) => cursor.listed == Some(broker) && !cursor.rests(),
                 _ => false,
             };
             if !hit {

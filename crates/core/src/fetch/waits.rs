@@ -59,8 +59,8 @@ impl Cursors {
         any
     }
 
-    /// Partitions that stay without a fetch longer than their state allows: `limit` for a request, a lookup or an election;
-    /// for a back-off until after its end. Waiting for the application (paused, buffered, no room) is no stall, and neither is a failure
+    /// Partitions that stay without a fetch longer than their state allows: `limit` for a request, a lookup, a validation or an election;
+    /// for a back-off until after its end. Waiting for the application (paused, held, at its stop, buffered, no room) is no stall, and neither is a failure
     /// that it was told. Each is named again after another `limit`.
     pub fn check(&mut self, now: Instant, limit: Duration) -> Vec<Stall> {
         let mut stalls = Vec::new();
@@ -69,6 +69,8 @@ impl Cursors {
             let status = self.status(now, cursor);
             let since = match &status {
                 Status::Paused
+                | Status::Held { .. }
+                | Status::AtStop
                 | Status::Buffered { .. }
                 | Status::WaitingForRoom { .. }
                 | Status::Failed { .. } => continue,
@@ -76,6 +78,7 @@ impl Cursors {
                 Status::Fetching { .. }
                 | Status::Queued { .. }
                 | Status::WaitingForLeader
+                | Status::Validating { .. }
                 | Status::Resetting => cursor.since,
             };
             let waited = now.saturating_duration_since(cursor.reported.unwrap_or(since));

@@ -1,15 +1,14 @@
-//! What a reader does with what arrives: data, errors, ranges, commits.
+//! What a reader does with what arrives besides records: errors, ranges, commits.
 //!
 //! An error that no retry cures is told once for each try: its split waits and is fetched again, so that calling
 //! [`SourceReader::next`] after an error neither passes over anything nor hangs.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
-use milena::{ErrorCode, Fetched, Isolation, Offset, TopicPartition};
+use milena::{ErrorCode, Offset, TopicPartition};
 
-use super::{Queued, SourceReader};
-use crate::source::cursor::{Answered, Cursor, CursorState};
+use super::SourceReader;
+use crate::source::cursor::CursorState;
 use crate::source::fetching::{self, Arrived, Found};
 use crate::source::policy::OnOutOfRange;
 use crate::{Error, ErrorKind, Result};
@@ -18,30 +17,6 @@ impl<T: Send + 'static> SourceReader<T> {
     pub(super) fn handle(&mut self, arrived: Arrived) -> Result<()> {
         let now = self.now();
         match arrived {
-            Arrived::Fetch { broker, slots, answer } => {
-                self.busy.remove(&broker);
-                let mut first = Ok(());
-                match answer {
-                    Ok(answers) => {
-                        let alone = answers.iter().all(|fetched| fetched.batches.is_empty());
-                        for (slot, fetched) in slots.into_iter().zip(answers) {
-                            first = first.and(self.handle_fetched(slot, fetched, alone, now));
-                        }
-                    }
-                    Err(error) => {
-                        for slot in slots {
-                            first = first.and(self.handle_fetch_error(slot, error.clone(), now));
-                        }
-                    }
-                }
-                return first;
-            }
-            Arrived::Metadata(answer) => {
-                self.refreshing = false;
-                if let Err(error) = answer {
-                    tracing::warn!(%error, "leaders can't be looked up; trying again");
-                }
-            }
             Arrived::Range { slot, found, answer } => self.handle_range(slot, found, answer, now)?,
             Arrived::Commit { answer, foreign } => {
                 self.on_foreign_commits(&foreign);
@@ -62,83 +37,42 @@ impl<T: Send + 'static> SourceReader<T> {
         Ok(())
     }
 
-    fn handle_fetched(&mut self, slot: u32, fetched: Fetched, alone: bool, now: Instant) -> Result<()> {
+    /// The consumer was refused a partition: it is tried again after a while, whatever it was, and told if only people can cure it.
+    pub(super) fn handle_refusal(&mut self, slot: u32, error: milena::Error, now: Instant) -> Result<()> {
         let Some(cursor) = self.cursors.get_mut(&slot) else { return Ok(()) };
-        if !cursor.expects(fetched.requested) {
-            return Ok(());
-        }
-        if let Some(diverged) = fetched.diverged_at {
-            return self.handle_diverged(slot, diverged, fetched.error, now);
-        }
-        if let Some(error) = fetched.error {
-            return self.handle_fetch_error(slot, error, now);
-        }
-        let visible: milena::Result<VecDeque<_>> = fetched.visible().map(|batch| batch.cloned()).collect();
-        let batches = match visible {
-            Ok(batches) => batches,
-            Err(error) => return self.handle_fetch_error(slot, error, now),
-        };
-        let end = match fetched.isolation {
-            Isolation::ReadCommitted => fetched.last_stable_offset.unwrap_or(fetched.high_watermark),
-            Isolation::ReadUncommitted => fetched.high_watermark,
-        };
-        let received = !fetched.batches.is_empty();
-        match cursor.handle_answer(batches, fetched.next_offset(), received, end, alone) {
-            Answered::Behind => self.progress.on_behind(slot),
-            Answered::CaughtUp => self.progress.on_caught_up(slot, now),
-            Answered::Unclear => self.progress.on_unknown(slot),
-        }
-        Ok(())
-    }
-
-    fn handle_fetch_error(&mut self, slot: u32, error: milena::Error, now: Instant) -> Result<()> {
-        let waiting = self.is_waiting(slot);
-        let Some(cursor) = self.cursors.get_mut(&slot).filter(|cursor| cursor.state == CursorState::InFlight)
-        else {
-            return Ok(());
-        };
-        self.progress.on_unknown(slot);
-        let at = cursor.topic_partition().clone();
-        if error.code() == Some(ErrorCode::OFFSET_OUT_OF_RANGE) && waiting {
-            // It is still there to be handed out, though the log has lost it.
-            cursor.handle_failure(now, "the job to take what is fetched".to_owned());
-            return Ok(());
-        }
-        if error.code() == Some(ErrorCode::OFFSET_OUT_OF_RANGE) {
-            cursor.state = CursorState::Checking;
-            self.work.push(fetching::range(&self.client, slot, at, Found::OutOfRange));
-            return Ok(());
-        }
+        let (at, offset) = (cursor.topic_partition().clone(), cursor.split.next_offset);
         let failures = cursor.handle_failure(now, error.to_string());
         if is_fatal(&error) {
-            let offset = cursor.fetch_offset();
             return Err(Error::from(error).with_topic_partition(at).with_offset(offset));
         }
-        tracing::warn!(%error, partition = %at, failures, "the fetch failed; trying again");
+        tracing::warn!(%error, partition = %at, failures, "the partition can't be read; trying again");
         Ok(())
     }
 
-    /// The log lost what was read of it, in an election, and holds other records from `diverged` on.
-    fn handle_diverged(
+    /// The log lost what was read of it, in an election, and holds other records from `diverged` on, if it knows.
+    pub(super) fn handle_diverged(
         &mut self,
         slot: u32,
-        diverged: Offset,
-        error: Option<milena::Error>,
+        diverged: Option<Offset>,
+        error: milena::Error,
         now: Instant,
     ) -> Result<()> {
         let policy = self.settings().on_out_of_range;
+        // What was fetched behind it is not in the log any more.
+        self.drop_fetched(slot);
         let Some(cursor) = self.cursors.get_mut(&slot) else { return Ok(()) };
-        self.progress.on_unknown(slot);
-        let (at, offset) = (cursor.topic_partition().clone(), cursor.fetch_offset());
+        let (at, offset) = (cursor.topic_partition().clone(), cursor.split.next_offset);
+        if diverged.is_some_and(|diverged| offset <= diverged) {
+            tracing::info!(partition = %at, %offset, "the log lost records that were not handed out yet");
+            cursor.state = CursorState::Reading;
+            return self.attach(slot);
+        }
         if policy == OnOutOfRange::Fail {
             let text = "the log lost records that were read, and others took their place; \
                         KafkaSourceBuilder::on_out_of_range chooses where to go on";
             cursor.handle_failure(now, text.to_owned());
             let lost = Error::new(ErrorKind::DataLoss, text).with_topic_partition(at).with_offset(offset);
-            return Err(match error {
-                Some(error) => lost.with_source(error),
-                None => lost,
-            });
+            return Err(lost.with_source(error));
         }
         cursor.state = CursorState::Checking;
         self.metrics.truncations += 1;
@@ -154,12 +88,13 @@ impl<T: Send + 'static> SourceReader<T> {
         now: Instant,
     ) -> Result<()> {
         let policy = self.settings().on_out_of_range;
-        let Some(cursor) = self.cursors.get_mut(&slot).filter(|cursor| cursor.state == CursorState::Checking)
+        let Some(cursor) =
+            self.cursors.get_mut(&slot).filter(|cursor| matches!(cursor.state, CursorState::Checking))
         else {
             return Ok(());
         };
         let at = cursor.topic_partition().clone();
-        let wanted = cursor.fetch_offset();
+        let wanted = cursor.split.next_offset;
         let (first, end) = match answer {
             Ok(range) => range,
             Err(error) => {
@@ -183,7 +118,9 @@ impl<T: Send + 'static> SourceReader<T> {
                 cursor.handle_failure(now, "its position to be in the log".to_owned());
                 return Err(out_of_range(at, wanted, first, end));
             }
-            (Found::Diverged(diverged), OnOutOfRange::Earliest) => diverged.clamp(first, end.max(first)),
+            (Found::Diverged(diverged), OnOutOfRange::Earliest) => {
+                diverged.unwrap_or(first).clamp(first, end.max(first))
+            }
             (Found::OutOfRange, OnOutOfRange::Earliest) => first,
             (_, OnOutOfRange::Latest) => end,
         };
@@ -194,16 +131,7 @@ impl<T: Send + 'static> SourceReader<T> {
         }
         cursor.reset(to);
         self.end_if_finished(slot);
-        Ok(())
-    }
-
-    /// Whether something of a split was fetched and not handed out.
-    fn is_waiting(&self, slot: u32) -> bool {
-        self.cursors.get(&slot).is_some_and(Cursor::has_buffered)
-            || self
-                .queue
-                .iter()
-                .any(|queued| matches!(queued, Queued::Elements { slot: of, .. } if *of == slot))
+        self.attach(slot)
     }
 }
 

@@ -1,7 +1,8 @@
-//! Looking up offsets by place or by time.
+//! Looking up offsets by place or by time, and leaders.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use milena_core::cluster::Cluster;
@@ -12,9 +13,10 @@ use milena_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse, TopicNa
 use milena_protocol::types::{BrokerId, Isolation, LeaderEpoch, Offset, TopicPartition};
 use tokio::time::Instant;
 
-use super::{Fetcher, UNKNOWN_PARTITION_WINDOW, refuse_duplicates};
+use crate::attempts::Attempts;
 use crate::call::{CallOptions, Target};
-use crate::error::{Error, Result};
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::Want;
 
 /// Which offset to look up.
@@ -45,7 +47,38 @@ pub struct ListedOffset {
 
 type Listed = Result<ListedOffset>;
 
-impl Fetcher {
+impl Client {
+    /// The leader of a partition; waits while there is none.
+    ///
+    /// # Errors
+    /// UNKNOWN_TOPIC_OR_PARTITION when brokers have not known it for 5 s, LEADER_NOT_AVAILABLE when there is none
+    /// for `api_timeout`.
+    ///
+    /// # Cancellation
+    /// The cached topology may be refreshed all the same.
+    pub async fn leader(&self, tp: &TopicPartition) -> Result<BrokerId> {
+        if let Some(leader) = self.cluster().leader(tp) {
+            return Ok(leader);
+        }
+        let mut attempts = self.attempts();
+        let since = Instant::now();
+        loop {
+            let topic = self.topic_with(&tp.topic, &mut attempts).await?;
+            let error = match topic.partition(tp.partition) {
+                Some(partition) => match partition.leader {
+                    Some(leader) => return Ok(leader),
+                    None => Error::broker_code(ErrorCode::LEADER_NOT_AVAILABLE, None),
+                },
+                None => {
+                    let count = topic.partition_count();
+                    let text = format!("the topic has {count} partitions");
+                    Error::broker_code(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, Some(&text))
+                }
+            };
+            pause_partition(&mut attempts, since, error.with_topic_partition(tp)).await?;
+        }
+    }
+
     /// Looks up offsets: one request to each leader, at the same time. Answers are in the order of the question, errors of
     /// single partitions inside. Leader errors and lost connections are retried with new metadata until `api_timeout`.
     ///
@@ -60,7 +93,7 @@ impl Fetcher {
         isolation: Isolation,
     ) -> Result<Vec<(TopicPartition, Listed)>> {
         refuse_duplicates(wanted.iter().map(|(tp, _)| tp))?;
-        let mut attempts = self.client.attempts();
+        let mut attempts = self.attempts();
         let since = Instant::now();
         let mut done: HashMap<TopicPartition, Listed> = HashMap::new();
         let mut open: Vec<(TopicPartition, OffsetSpec)> = wanted.to_vec();
@@ -85,7 +118,7 @@ impl Fetcher {
                 break;
             }
             let topics = open.iter().map(|(tp, _)| Arc::clone(&tp.topic)).collect();
-            if let Err(error) = self.client.refresh(Want::Topics(topics), attempts.deadline()).await {
+            if let Err(error) = self.refresh(Want::Topics(topics), attempts.deadline()).await {
                 tracing::debug!(%error, "no new metadata");
             }
         }
@@ -105,14 +138,14 @@ impl Fetcher {
         isolation: Isolation,
         deadline: Instant,
     ) -> Vec<(TopicPartition, Listed)> {
-        let mut cluster = self.client.cluster();
+        let mut cluster = self.cluster();
         let unknown: std::collections::BTreeSet<Arc<str>> = open
             .iter()
             .filter(|(tp, _)| cluster.leader(tp).is_none())
             .map(|(tp, _)| Arc::clone(&tp.topic))
             .collect();
         if !unknown.is_empty() {
-            match self.client.refresh(Want::Topics(unknown), deadline).await {
+            match self.refresh(Want::Topics(unknown), deadline).await {
                 Ok(fresh) => cluster = fresh,
                 Err(error) => return open.iter().map(|(tp, _)| (tp.clone(), Err(error.clone()))).collect(),
             }
@@ -122,7 +155,7 @@ impl Fetcher {
         for (tp, spec) in open {
             match cluster.leader(tp) {
                 Some(leader) => by_leader.entry(leader).or_default().push((tp.clone(), *spec)),
-                None => answers.push((tp.clone(), Err(self.no_leader(&cluster, tp)))),
+                None => answers.push((tp.clone(), Err(no_leader(&cluster, tp)))),
             }
         }
         let cluster = &cluster;
@@ -157,7 +190,6 @@ impl Fetcher {
             ..CallOptions::until(deadline)
         };
         let answer = self
-            .client
             .call_with::<ListOffsetsRequest, _>(Target::Broker(leader), options, |version| {
                 build_request(wanted, isolation, cluster, version)
             })
@@ -181,6 +213,40 @@ impl Fetcher {
         let named = |error: Error| error.with_broker(Arc::clone(&broker)).with_api("ListOffsets");
         Ok(listed.into_iter().map(|(tp, listed)| (tp, listed.map_err(named))).collect())
     }
+}
+
+/// How long a partition that brokers do not know is looked for.
+const UNKNOWN_PARTITION_WINDOW: Duration = Duration::from_secs(5);
+
+/// Like [`Attempts::pause`], but an unknown partition is given up after a few seconds.
+async fn pause_partition(attempts: &mut Attempts, since: Instant, error: Error) -> Result<()> {
+    let unknown = error.code() == Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    if unknown && since.elapsed() >= UNKNOWN_PARTITION_WINDOW {
+        return Err(attempts.last(error));
+    }
+    attempts.pause(error).await
+}
+
+/// Why there is no leader in this snapshot.
+pub(crate) fn no_leader(cluster: &Cluster, tp: &TopicPartition) -> Error {
+    let code = match (cluster.topic(&tp.topic), cluster.partition(tp)) {
+        (_, Some(partition)) => partition.error.unwrap_or(ErrorCode::LEADER_NOT_AVAILABLE),
+        (Some(_), None) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        (None, None) => cluster.topic_error(&tp.topic).unwrap_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+    };
+    Error::broker_code(code, None).with_topic_partition(tp)
+}
+
+pub(crate) fn refuse_duplicates<'a>(tps: impl Iterator<Item = &'a TopicPartition>) -> Result<()> {
+    let mut seen = std::collections::HashSet::new();
+    for tp in tps {
+        if !seen.insert(tp) {
+            return Err(
+                Error::new(ErrorKind::Misuse, "the partition is named twice").with_topic_partition(tp)
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The first version that finds a record by its time; before it there are segments only.
