@@ -46,21 +46,23 @@ async fn stage() -> Stage {
     stage
 }
 
+/// A control that crashes the job behind a commit, once it is told to.
+fn crash_after_a_commit(crash: Arc<AtomicBool>) -> JobControl {
+    JobControl::with_hooks(move |step: Step, _: Option<u32>| {
+        match step == Step::AfterCommit && crash.load(Ordering::SeqCst) {
+            true => Verdict::Crash,
+            false => Verdict::Continue,
+        }
+    })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checkpoints_complete_while_one_large_batch_is_in_a_slow_function_and_cut_it_at_the_record() {
     for blocking in [false, true] {
         let stage = stage().await;
         let dir = tempfile::tempdir().unwrap();
         let (crash, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let hooks = {
-            let crash = Arc::clone(&crash);
-            move |step: Step, _: Option<u32>| match step == Step::AfterCommit && crash.load(Ordering::SeqCst)
-            {
-                true => Verdict::Crash,
-                false => Verdict::Continue,
-            }
-        };
-        let control = JobControl::with_hooks(hooks);
+        let control = crash_after_a_commit(Arc::clone(&crash));
         let metrics = control.metrics();
         let source = || {
             let strategy = WatermarkStrategy::bounded_out_of_orderness(Duration::from_secs(1));

@@ -361,13 +361,7 @@ where
             writers,
             functions: if self.flaw == Some(Flaw::ForgetsStates) { Vec::new() } else { functions },
         };
-        let hidden = self.life.dir.join(".state");
-        fs::write(&hidden, state.encode()).unwrap();
-        fs::rename(&hidden, Self::file(&self.life.dir)).unwrap();
-        if let (true, Some(savepoint)) = (last, &self.life.savepoint) {
-            fs::create_dir_all(savepoint).unwrap();
-            fs::copy(Self::file(&self.life.dir), Self::file(savepoint)).unwrap();
-        }
+        self.store(&state, last);
         if self.is_at(Moment::Durable) {
             return Ok(Err(Crashed));
         }
@@ -386,6 +380,16 @@ where
             }
         }
         Ok(Ok(()))
+    }
+
+    fn store(&self, state: &CheckpointState, last: bool) {
+        let hidden = self.life.dir.join(".state");
+        fs::write(&hidden, state.encode()).unwrap();
+        fs::rename(&hidden, Self::file(&self.life.dir)).unwrap();
+        if let (true, Some(savepoint)) = (last, &self.life.savepoint) {
+            fs::create_dir_all(savepoint).unwrap();
+            fs::copy(Self::file(&self.life.dir), Self::file(savepoint)).unwrap();
+        }
     }
 
     async fn commit(&mut self) -> Result<()> {
