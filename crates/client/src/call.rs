@@ -178,7 +178,7 @@ impl Client {
             match started.frame().await {
                 Ok(frame) => return Ok((started, frame)),
                 // The connection ended before it could take the request: nothing was asked yet.
-                Err((failure, _)) if !failure.sent && failure.kind == FailureKind::Closed && tries < 3 => {}
+                Err((failure, _)) if !failure.sent && failure.is_of_the_connection() && tries < 3 => {}
                 Err((_, error)) => return Err(error),
             }
         }
@@ -233,7 +233,7 @@ impl Client {
             let name: Arc<str> = Arc::from(name);
             let versions = match timeout_at(deadline, connection.ready()).await {
                 Ok(Ok(versions)) => versions,
-                Ok(Err(failure)) if failure.kind == FailureKind::Closed && tries < 3 => continue,
+                Ok(Err(failure)) if failure.is_of_the_connection() && tries < 3 => continue,
                 Ok(Err(failure)) => {
                     // The broker may have another address by now.
                     if matches!(&to, Destination::Target(_)) {
@@ -248,7 +248,7 @@ impl Client {
             let version = negotiate(&versions).map_err(|error| {
                 // If the versions were assumed long ago, the broker may be another one by now.
                 if self.pool().doubt(&endpoint) {
-                    connection.poison(Failure::new(FailureKind::Closed, "the versions were assumed"));
+                    connection.poison(Failure::new(FailureKind::Retired, "the versions were assumed"));
                 }
                 let error = Error::from(error).with_broker(Arc::clone(&name)).with_api(api);
                 match since_release(api_key) {
@@ -270,7 +270,7 @@ impl Client {
             let outgoing = Outgoing { correlation_id, frame, timeout, room, reply: Some(sender) };
             return match timeout_at(deadline, connection.submit(outgoing)).await {
                 Ok(Ok(())) => Ok(Started { connection, name, reply, version, api_key, since, deadline }),
-                Ok(Err(failure)) if failure.kind == FailureKind::Closed && tries < 3 => continue,
+                Ok(Err(failure)) if failure.is_of_the_connection() && tries < 3 => continue,
                 Ok(Err(failure)) => Err(call_error(&failure, &name, api, since)),
                 Err(_) => Err(late(&name, api, since, "too many requests before it", false)),
             };
@@ -400,7 +400,7 @@ fn late(name: &Arc<str>, api: &'static str, since: Instant, text: &'static str, 
 
 pub(crate) fn call_error(failure: &Failure, name: &Arc<str>, api: &'static str, since: Instant) -> Error {
     let (kind, remedy) = match failure.kind {
-        FailureKind::Io => {
+        FailureKind::Io | FailureKind::Retired => {
             (ErrorKind::Io, "check that the broker runs and that this address is reachable from here")
         }
         FailureKind::Timeout => (

@@ -349,10 +349,10 @@ impl Line {
         loop {
             if !open && self.pending.is_empty() && self.queue.is_empty() {
                 let _ = tokio::time::timeout(GOODBYE, self.writer.shutdown()).await;
-                return Failure::new(FailureKind::Closed, "the connection is not used any more");
+                return Failure::new(FailureKind::Retired, "the connection is not used any more");
             }
             if self.draining && self.pending.is_empty() && self.queue.is_empty() {
-                return Failure::new(FailureKind::Closed, "the authentication's time was up");
+                return Failure::new(FailureKind::Retired, "the authentication's time was up");
             }
             let deadline = self.deadline(limits);
             if timer.deadline() != deadline {
@@ -552,7 +552,7 @@ impl Line {
             let text = format!("the broker took no bytes for {:?}", limits.request_timeout);
             return Err(Failure::new(FailureKind::Timeout, text));
         }
-        Err(Failure::new(FailureKind::Closed, format!("not used for {:?}", limits.idle)))
+        Err(Failure::new(FailureKind::Retired, format!("not used for {:?}", limits.idle)))
     }
 
     fn fail_pending(&mut self, failure: &Failure) {

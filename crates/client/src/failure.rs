@@ -24,7 +24,9 @@ pub(crate) enum FailureKind {
     Auth,
     /// The peer was silent for too long.
     Timeout,
-    /// The connection was not used and closed by us, or the client is closing.
+    /// We closed the connection though the client goes on: it was not used, or its authentication was over. Another one can be made.
+    Retired,
+    /// The client is closing, or its runtime is gone.
     Closed,
 }
 
@@ -37,6 +39,11 @@ impl Failure {
     /// The same with what the user can do.
     pub(crate) fn with_remedy(self, remedy: impl Into<Arc<str>>) -> Self {
         Self { remedy: Some(remedy.into()), ..self }
+    }
+
+    /// Whether only this connection is over, or nothing can be sent at all: no broker had a part in it.
+    pub(crate) fn is_of_the_connection(&self) -> bool {
+        matches!(self.kind, FailureKind::Retired | FailureKind::Closed)
     }
 
     /// The same for one request: whether that had been sent.

@@ -539,7 +539,7 @@ fn failure_error(failure: &Failure) -> Error {
         FailureKind::Timeout => ErrorKind::Timeout,
         FailureKind::Auth => ErrorKind::Auth,
         // A connection that was closed by either side is made again; a closed client refuses before this.
-        FailureKind::Io | FailureKind::Closed | FailureKind::Peer => ErrorKind::Io,
+        FailureKind::Io | FailureKind::Retired | FailureKind::Closed | FailureKind::Peer => ErrorKind::Io,
     };
     Error::new(kind, failure.text.to_string()).with_maybe_applied(failure.sent)
 }

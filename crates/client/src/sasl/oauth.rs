@@ -48,7 +48,7 @@ impl Default for RefreshPolicy {
 
 /// What is left at least of a token that is used, where its lifetime allows it. A broker lets a connection live as long as its token, and one
 /// that could not be authenticated anew in that time would have to be replaced.
-const LEFT: Duration = Duration::from_secs(3);
+const LEFT: Duration = Duration::from_millis(2500);
 
 impl RefreshPolicy {
     /// When a token that came at `now` and expires at `expires` is replaced; `random` is in `[0, 1)`.
@@ -239,7 +239,7 @@ mod tests {
             (7, 3),
             "enough is left for an authentication on the open connection"
         );
-        assert_eq!((at(5, 0.0), at(0, 0.5)), (4, 0));
+        assert_eq!((at(4, 0.0), at(0, 0.5)), (3, 0));
     }
 
     #[derive(Debug)]

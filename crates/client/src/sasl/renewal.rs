@@ -267,22 +267,37 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_authentication_renewed_again_and_again_leaves_its_connection_free() {
-        let (ours, theirs) = tokio::io::duplex(4096);
-        let renewed = Arc::new(AtomicUsize::new(0));
-        tokio::spawn(grant(theirs, Arc::clone(&renewed)));
-        let session =
-            Session { authenticator: alice(), lifetime: Duration::from_secs(10), timeout: TIMEOUT, seed: 1 };
+    /// An open connection to a broker of 2.4 whose authentication lasts this long.
+    fn open(stream: tokio::io::DuplexStream, lifetime: Duration) -> Connection {
+        let session = Session { authenticator: alice(), lifetime, timeout: TIMEOUT, seed: 1 };
         let established = Established {
-            stream: Box::new(ours),
+            stream: Box::new(stream),
             frames: FrameReader::new(1 << 20),
             versions: BrokerVersions::of_release("2.4.0").unwrap(),
             session: Some(session),
         };
         let limits = Limits { max_in_flight: 4, request_timeout: TIMEOUT, idle: Duration::from_secs(3600) };
         let runtime = tokio::runtime::Handle::current();
-        let connection = Connection::start(&runtime, Arc::from("a"), limits, async { Ok(established) });
+        Connection::start(&runtime, Arc::from("a"), limits, async { Ok(established) })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_to_a_connection_whose_authentication_is_over_can_be_asked_of_another() {
+        let (ours, _theirs) = tokio::io::duplex(4096);
+        let connection = open(ours, Duration::from_millis(800));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let Life::Ended { failure, .. } = connection.life() else { panic!("{:?}", connection.life()) };
+        let name = Arc::clone(connection.name());
+        let error = crate::call::call_error(&failure.for_request(false), &name, "Fetch", Instant::now());
+        assert!(error.is_retriable() && !error.maybe_applied(), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_authentication_renewed_again_and_again_leaves_its_connection_free() {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let renewed = Arc::new(AtomicUsize::new(0));
+        tokio::spawn(grant(theirs, Arc::clone(&renewed)));
+        let connection = open(ours, Duration::from_secs(10));
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(renewed.load(Ordering::SeqCst) >= 6, "{renewed:?}");
         assert!(matches!(connection.life(), Life::Ready(_)), "{:?}", connection.life());
