@@ -13,7 +13,7 @@ use self::fetching::{Fetching, Part, Ready};
 use super::builder::KafkaSource;
 use super::cursor::{Advance, Cursor};
 use super::pieces::{self, Pieces};
-use super::reader::{Batch, ReaderEvent};
+use super::reader::{Batch, ReaderEvent, Unread};
 use super::split::Split;
 use crate::progress::{AlignmentMember, CommitQueue, Position, Progress, ProgressEvent};
 use crate::schema::Deserializer;
@@ -126,9 +126,18 @@ impl Reader {
         self.queue_progress();
     }
 
-    pub(crate) fn snapshot(&mut self, checkpoint: u64) -> Vec<Split> {
-        let splits = self.cursors.values().map(|cursor| &cursor.split).chain(&self.ending).cloned().collect();
-        self.commits.on_snapshot(checkpoint, self.positions());
+    pub(crate) fn snapshot(&mut self, checkpoint: u64, unread: &[Unread]) -> Vec<Split> {
+        let splits = self.cursors.values().map(|cursor| &cursor.split).chain(&self.ending);
+        let mut splits: Vec<Split> = splits.cloned().collect();
+        for unread in unread {
+            for split in splits.iter_mut().filter(|split| split.topic_partition == unread.topic_partition) {
+                split.next_offset = unread.next_offset;
+                split.max_timestamp = unread.max_timestamp;
+            }
+        }
+        let mut positions = self.positions();
+        positions.extend(splits.iter().map(|split| (split.topic_partition.clone(), position(split))));
+        self.commits.on_snapshot(checkpoint, positions);
         splits
     }
 

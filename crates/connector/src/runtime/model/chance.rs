@@ -55,6 +55,7 @@ impl Defect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Met {
     ABarrierOverdue,
+    ABarrierWithinABatch,
     AConclusion,
     ADocument,
     ALateAnswer,
@@ -77,7 +78,7 @@ pub(super) enum Met {
 }
 
 impl Met {
-    pub(super) const COUNT: usize = 20;
+    pub(super) const COUNT: usize = 21;
 }
 
 /// Random numbers that are the same for the same seed.

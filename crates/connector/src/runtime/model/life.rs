@@ -18,6 +18,7 @@ use crate::checkpoint::{CheckpointId, CheckpointState};
 use crate::progress::AlignmentGroup;
 use crate::runtime::cut::{Cut, Head};
 use crate::runtime::functions::Stage as _;
+use crate::runtime::pending::Pending;
 use crate::runtime::report::job_watermark;
 use crate::runtime::states::States;
 use crate::runtime::subtask::{Command, Event, Snapshot};
@@ -403,8 +404,30 @@ impl Walk {
     fn subtask(&mut self, life: &mut Life, at: usize) -> Result<(), Stop> {
         match life.subtasks[at].inbox.pop_front() {
             Some(command) => self.on_command(life, at, command),
+            None if life.subtasks[at].pending.is_some() => self.process_on(life, at),
             None => self.read_on(life, at),
         }
+    }
+
+    /// The function takes the next slice of what was handed out.
+    pub(super) fn process_on(&mut self, life: &mut Life, at: usize) -> Result<(), Stop> {
+        let took = Duration::from_millis(self.dice.roll(70));
+        let subtask = &mut life.subtasks[at];
+        let Some(mut pending) = subtask.pending.take() else { return Ok(()) };
+        let slice = pending.next_slice(&subtask.pace);
+        subtask.pace.handle_took(took);
+        let partition = pending.at.clone();
+        if let Some(largest) = subtask.partitions.get_mut(&partition) {
+            *largest = (*largest).max(slice.max_timestamp);
+        }
+        if let Some(last) = slice.elements.last() {
+            life.handed_out.insert(partition.clone(), last.offset.0 + 1);
+        }
+        if !pending.is_done() {
+            subtask.pending = Some(pending);
+        }
+        let outputs = subtask.process(&partition, slice.elements)?;
+        self.put_out(life, at, &partition, outputs)
     }
 
     pub(super) fn read_on(&mut self, life: &mut Life, at: usize) -> Result<(), Stop> {
@@ -417,12 +440,7 @@ impl Walk {
             None => {}
             Some(ReaderEvent::Records(batch)) => {
                 subtask.gauges.idle.store(false, Ordering::Relaxed);
-                let partition = batch.topic_partition;
-                if let Some(last) = batch.elements.last() {
-                    life.handed_out.insert(partition.clone(), last.offset.0 + 1);
-                }
-                let outputs = subtask.process(&partition, batch.elements)?;
-                self.put_out(life, at, &partition, outputs)?;
+                subtask.pending = Some(Pending::new(batch));
             }
             Some(ReaderEvent::Watermark(watermark)) => {
                 self.note(|| format!("{at}: watermark {watermark}"));
@@ -474,7 +492,7 @@ impl Walk {
                         self.met.insert(Met::APartitionFoundLater);
                     }
                     subtask.function.add(&split.topic_partition, &states)?;
-                    subtask.partitions.insert(split.topic_partition.clone());
+                    subtask.partitions.insert(split.topic_partition.clone(), split.max_timestamp);
                     subtask.ended.remove(&split.topic_partition);
                 }
                 subtask.assigned = true;
@@ -528,7 +546,7 @@ impl Walk {
     fn tick(&mut self, life: &mut Life) -> Result<(), Stop> {
         let at = self.dice.index(life.subtasks.len());
         let subtask = &mut life.subtasks[at];
-        if !subtask.reading {
+        if !subtask.reading || subtask.pending.is_some() {
             return Ok(());
         }
         let rested = !subtask.reader.has_queued();

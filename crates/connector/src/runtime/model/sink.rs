@@ -158,13 +158,19 @@ impl Walk {
         self.step()?;
         let number = u32::try_from(at).unwrap();
         let subtask = &mut life.subtasks[at];
+        let unread = subtask.unread();
+        if !unread.is_empty() {
+            self.met.insert(Met::ABarrierWithinABatch);
+        }
         if last {
             subtask.reading = false;
+            subtask.pending = None;
         }
-        let early = self.has(Defect::SnapshotBeforePrepare).then(|| subtask.reader.snapshot(id));
+        let early = self.has(Defect::SnapshotBeforePrepare).then(|| subtask.reader.snapshot(id, &unread));
         if early.is_some() {
             // What is read in between is in the transaction and not in the snapshot.
             self.read_on(life, at)?;
+            self.process_on(life, at)?;
         }
         let committable = self.prepare(life, at, id)?;
         self.step()?;
@@ -175,7 +181,7 @@ impl Walk {
         let ended = subtask.ended.values().cloned().collect();
         let held = life.names.held().into_iter().filter(|name| name.subtask == number);
         let snapshot = Snapshot {
-            splits: early.unwrap_or_else(|| subtask.reader.snapshot(id)),
+            splits: early.unwrap_or_else(|| subtask.reader.snapshot(id, &unread)),
             ended: if self.has(Defect::EndsForgotten) { Vec::new() } else { ended },
             functions,
             metrics: subtask.gauges.read(),

@@ -1,7 +1,7 @@
 //! A subtask of the model: the reader, a function that counts, and the transaction that is open. What it tells and is told are the
 //! runtime's own messages.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,12 +13,13 @@ use crate::checkpoint::snapshot::{FunctionState, Scope};
 use crate::checkpoint::state::{Decoder, Encoder, StateResult};
 use crate::progress::CommitRequest;
 use crate::runtime::functions::{Context, FunctionSpec, Process, Processing, Scoping, Stage};
+use crate::runtime::pending::{Pace, Pending};
 use crate::runtime::report::Gauges;
 use crate::runtime::subtask::Command;
 use crate::schema::Stamped;
 use crate::sink::naming::TransactionName;
 use crate::source::model::{Fetch, Reader};
-use crate::source::{KafkaSource, Split};
+use crate::source::{KafkaSource, Split, Unread};
 
 pub(super) const FUNCTION: &str = "count";
 
@@ -114,7 +115,11 @@ pub(super) struct Subtask {
     pub(super) function: Counting,
     pub(super) gauges: Gauges,
     pub(super) inbox: VecDeque<Command>,
-    pub(super) partitions: BTreeSet<TopicPartition>,
+    /// What is being read, and the largest event time that the function has seen of it.
+    pub(super) partitions: BTreeMap<TopicPartition, Option<i64>>,
+    /// What was handed out and is not with the function yet.
+    pub(super) pending: Option<Pending<u32>>,
+    pub(super) pace: Pace,
     pub(super) ended: BTreeMap<TopicPartition, Split>,
     pub(super) reading: bool,
     pub(super) fetches: Vec<Fetch>,
@@ -136,7 +141,9 @@ impl Subtask {
             function: Processing::new(Arc::from(FUNCTION), Scoping::Split, make),
             gauges: Gauges::new(),
             inbox: VecDeque::new(),
-            partitions: BTreeSet::new(),
+            partitions: BTreeMap::new(),
+            pending: None,
+            pace: Pace::new(1),
             ended: BTreeMap::new(),
             reading: true,
             fetches: Vec::new(),
@@ -156,6 +163,13 @@ impl Subtask {
         elements: Vec<Stamped<u32>>,
     ) -> crate::Result<Vec<Stamped<Output>>> {
         self.function.process(at, elements).now_or_never().unwrap()
+    }
+
+    /// Where a barrier stands in what was handed out.
+    pub(super) fn unread(&self) -> Vec<Unread> {
+        let pending = self.pending.as_ref();
+        let largest = |at: &TopicPartition| self.partitions.get(at).copied().flatten();
+        pending.and_then(|pending| pending.unread(largest(&pending.at))).into_iter().collect()
     }
 
     /// What time brings, if anything does.
