@@ -197,8 +197,12 @@ impl TransactionalProducer {
     ///
     /// # Cancellation
     /// Dropped before it returns, the record was not taken.
-    pub async fn send(&self, record: ProducerRecord<'_>) -> Result<Ticket> {
-        producer::send(&self.engine, record).await
+    #[inline]
+    pub fn send<'a>(
+        &'a self,
+        record: ProducerRecord<'a>,
+    ) -> impl Future<Output = Result<Ticket>> + Send + use<'a> {
+        producer::send(&self.engine, record)
     }
 
     /// Takes records in their order into the transaction. As [`Producer::send_all`](crate::Producer::send_all).

@@ -10,6 +10,7 @@ mod metrics;
 mod properties;
 mod record;
 mod router;
+mod sending;
 mod sets;
 mod slot;
 mod ticket;
@@ -18,7 +19,6 @@ mod timer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use futures_util::stream::{Stream, StreamExt};
 
 use crate::client::Client;
@@ -108,13 +108,11 @@ impl Producer {
     /// # Cancellation
     /// Dropped before it returns, the record was not taken.
     #[inline]
-    pub async fn send(&self, record: ProducerRecord<'_>) -> Result<Ticket> {
-        let engine = &self.handle.0;
-        // Here and not in a future of its own: the record would be copied into it.
-        match engine.push(&record, Ticket::new) {
-            Ok(ticket) => Ok(ticket),
-            Err(refusal) => send_refused(engine, &record, refusal).await,
-        }
+    pub fn send<'a>(
+        &'a self,
+        record: ProducerRecord<'a>,
+    ) -> impl Future<Output = Result<Ticket>> + Send + use<'a> {
+        sending::Sending::new(&self.handle.0, record)
     }
 
     /// Takes a record if that is possible at once.
@@ -248,21 +246,12 @@ impl Producer {
 /// How many items of a stream are sent together, at most.
 const STREAM_CHUNK: usize = 256;
 
-pub(crate) async fn send(engine: &Arc<Engine>, record: ProducerRecord<'_>) -> Result<Ticket> {
-    match engine.push(&record, Ticket::new) {
-        Ok(ticket) => Ok(ticket),
-        Err(refusal) => send_refused(engine, &record, refusal).await,
-    }
-}
-
-/// Sends a record that was refused. In a box, so that the future of the usual case stays small.
-#[cold]
-fn send_refused<'a>(
+#[inline]
+pub(crate) fn send<'a>(
     engine: &'a Arc<Engine>,
-    record: &'a ProducerRecord<'_>,
-    refusal: Refusal,
-) -> BoxFuture<'a, Result<Ticket>> {
-    Box::pin(send_later(engine, record, refusal, Ticket::new))
+    record: ProducerRecord<'a>,
+) -> impl Future<Output = Result<Ticket>> + Send + use<'a> {
+    sending::Sending::new(engine, record)
 }
 
 pub(crate) async fn send_all(engine: &Arc<Engine>, records: &[ProducerRecord<'_>]) -> Result<Tickets> {
