@@ -145,9 +145,11 @@ async fn windowed_counts_are_exact_while_processes_and_brokers_are_killed() {
     let cluster = Arc::new(cluster);
     let client = Client::connect(config(&cluster.bootstrap())).await.unwrap();
     let partitions = i32::try_from(PARTITIONS).unwrap();
-    // The records' times are long ago: by default they would be deleted.
+    // Said and not left to the brokers, who before 2.4 take no default. The records' times are long ago: by default they would be deleted.
+    let settings = [("retention.ms", "-1"), ("min.insync.replicas", "2")];
     let topics = [INPUT, OUTPUT].map(|name| NewTopic {
-        configs: vec![(String::from("retention.ms"), String::from("-1"))],
+        replication: 3,
+        configs: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         ..NewTopic::new(name, partitions)
     });
     for (_, created) in client.admin().create_topics(&topics, Duration::from_secs(30)).await.unwrap() {
@@ -163,6 +165,10 @@ async fn windowed_counts_are_exact_while_processes_and_brokers_are_killed() {
     let until = Instant::now() + lasting;
     let mut told = Told::default();
     while Instant::now() < until {
+        assert!(
+            !feeding.is_finished() || fed.load(Ordering::Relaxed) == records,
+            "nothing is written any more"
+        );
         one_life(&cluster, dir.path(), seed + u64::from(told.lives), &mut told).await;
     }
     ending.store(true, Ordering::Relaxed);
@@ -197,6 +203,7 @@ async fn feed(client: Client, records: u64, lasting: Duration, fed: Arc<AtomicU6
         let due = began + lasting.mul_f64(to as f64 / records as f64);
         tokio::time::sleep_until(due.into()).await;
         fed.store(to, Ordering::Relaxed);
+        assert_eq!(producer.metrics().errors, 0, "records could not be written");
     }
     producer.flush().await.unwrap();
     assert_eq!(producer.metrics().records, records, "each was acknowledged");
