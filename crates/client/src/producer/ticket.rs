@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use milena_protocol::types::{Offset, TopicPartition};
+use smallvec::SmallVec;
 
 use super::record::RecordMetadata;
 use crate::error::{Error, Result};
@@ -260,7 +261,8 @@ impl Future for Ticket {
 #[derive(Debug, Default)]
 #[must_use = "dropping tickets is fine, but then only `flush` reports a failure"]
 pub struct Tickets {
-    spans: Vec<Span>,
+    /// Most calls write to one batch, or to two.
+    spans: SmallVec<[Span; 2]>,
     /// How many spans, from the first on, are settled.
     settled: usize,
     /// Where the next span was told to wake.
