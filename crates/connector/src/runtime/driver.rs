@@ -504,12 +504,18 @@ impl<'a> Run<'a> {
         let enumerator = self.enumerator.metrics();
         let mut source = SourceMetrics {
             dropped_partitions: enumerator.dropped,
+            waited_for_partitions: enumerator.waited_for,
+            unsubscribed_partitions: enumerator.kept_unsubscribed,
             failed_discoveries: enumerator.failures,
             ..SourceMetrics::default()
         };
+        let mut partitions = Vec::new();
         for live in self.gauges.iter().filter_map(|gauges| gauges.source.get()) {
             source.add(&live.read());
+            partitions.extend(live.splits());
         }
+        partitions.sort_by(|one, other| one.topic_partition.cmp(&other.topic_partition));
+        self.report.metrics.partitions = partitions;
         self.report.metrics.source = source;
         self.report.metrics.watermark = job_watermark(self.report.metrics.watermark, &subtasks);
         self.report.metrics.subtasks = subtasks;

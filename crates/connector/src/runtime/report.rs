@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use crate::checkpoint::CheckpointId;
 use crate::contract::SinkWriter;
 use crate::sink::OutcomeCounts;
-use crate::source::{LiveMetrics, SourceMetrics};
+use crate::source::{LiveMetrics, SourceMetrics, SplitMetrics};
 
 /// What a job is doing now.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -50,6 +50,10 @@ pub struct JobMetrics {
     pub watermark: Option<i64>,
     /// What the source counts: what it left out, reset, dropped, committed, and how far it is behind.
     pub source: SourceMetrics,
+    /// The partitions that are being read, in order: position, end, committed offset, watermark, and what each waits for. At most a tick
+    /// old, and not in the report's JSON.
+    #[serde(skip)]
+    pub partitions: Vec<SplitMetrics>,
     /// The subtasks.
     pub subtasks: Vec<SubtaskMetrics>,
     /// The next offset of each partition at the newest complete checkpoint, by `topic-partition`.
@@ -61,6 +65,14 @@ pub struct JobMetrics {
     /// How long this run has lasted.
     #[serde(serialize_with = "milliseconds")]
     pub elapsed: Duration,
+}
+
+impl JobMetrics {
+    /// How far the watermark is behind this time, both in milliseconds since 1970. Flink: `watermarkLag`.
+    #[must_use]
+    pub fn watermark_lag(&self, now_ms: i64) -> Option<i64> {
+        self.watermark.map(|watermark| now_ms.saturating_sub(watermark))
+    }
 }
 
 /// What a subtask is doing now.
