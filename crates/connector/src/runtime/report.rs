@@ -19,6 +19,8 @@ pub struct JobMetrics {
     pub records_in: u64,
     /// Records handed to the producer.
     pub records_out: u64,
+    /// Bytes of their keys, values and headers.
+    pub bytes_out: u64,
     /// Checkpoints completed in this run.
     pub checkpoints: u64,
     /// The newest complete checkpoint.
@@ -134,6 +136,7 @@ fn milliseconds_opt<S: Serializer>(duration: &Option<Duration>, out: S) -> Resul
 pub(super) struct Gauges {
     pub(super) records_in: AtomicU64,
     pub(super) records_out: AtomicU64,
+    pub(super) bytes_out: AtomicU64,
     records_dropped: AtomicU64,
     dead_letters: AtomicU64,
     pub(super) late: AtomicU64,
@@ -155,6 +158,7 @@ impl Gauges {
         Self {
             records_in: AtomicU64::new(0),
             records_out: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
             records_dropped: AtomicU64::new(0),
             dead_letters: AtomicU64::new(0),
             late: AtomicU64::new(0),
@@ -175,6 +179,7 @@ impl Gauges {
     /// Takes over what a writer knows.
     pub(super) fn take_from<T>(&self, writer: &impl SinkWriter<T>) {
         let counts = writer.counts();
+        self.bytes_out.store(counts.bytes, Ordering::Relaxed);
         self.records_dropped.store(counts.dropped, Ordering::Relaxed);
         self.dead_letters.store(counts.dead_letters, Ordering::Relaxed);
         let since = writer.open_since().map(|since| since.saturating_duration_since(self.origin).as_millis());

@@ -12,6 +12,8 @@ use crate::progress::CommitMetrics;
 pub struct ReaderMetrics {
     /// Records read.
     pub records: u64,
+    /// Bytes that came, before decompression: with records that may not be seen, and pieces of batches that did not fit into an answer.
+    pub bytes: u64,
     /// Records left out because the deserializer refused them.
     pub skipped_records: u64,
     /// Records written to the dead-letter topic because the deserializer refused them.
@@ -39,6 +41,8 @@ pub struct ReaderMetrics {
 /// What the readers of a source and its enumerator count, in sum: one number for each policy that lets a job go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SourceMetrics {
+    /// Bytes that came, before decompression: with records that may not be seen, and pieces of batches that did not fit into an answer.
+    pub bytes: u64,
     /// Records left out because the deserializer refused them.
     pub skipped_records: u64,
     /// Records written to the dead-letter topic.
@@ -81,6 +85,7 @@ impl SourceMetrics {
     /// Adds the numbers of another reader.
     pub fn add(&mut self, other: &Self) {
         for (sum, more) in [
+            (&mut self.bytes, other.bytes),
             (&mut self.skipped_records, other.skipped_records),
             (&mut self.dead_letters, other.dead_letters),
             (&mut self.resets, other.resets),
@@ -141,6 +146,7 @@ impl ReaderMetrics {
         let count =
             |holds: fn(&SplitMetrics) -> bool| self.splits.iter().filter(|split| holds(split)).count() as u64;
         SourceMetrics {
+            bytes: self.bytes,
             skipped_records: self.skipped_records,
             dead_letters: self.dead_letters,
             resets: self.resets,
