@@ -107,6 +107,14 @@ impl SinkRecord {
         &self.headers
     }
 
+    /// The bytes of key, value and headers.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        let header =
+            |(name, value): &(String, Option<Vec<u8>>)| name.len() + value.as_ref().map_or(0, Vec::len);
+        let parts = self.key().map_or(0, <[u8]>::len) + self.value().map_or(0, <[u8]>::len);
+        (parts + self.headers.iter().map(header).sum::<usize>()) as u64
+    }
+
     /// The timestamp, if one is set.
     #[must_use]
     pub fn timestamp(&self) -> Option<i64> {

@@ -45,6 +45,8 @@ pub struct WriterContext {
 /// What a writer has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriterCounts {
+    /// Bytes of keys, values and headers that went to the producer.
+    pub bytes: u64,
     /// Records left out because they can't be written, by [`OnRecordError::Drop`].
     pub dropped: u64,
     /// Records written to the dead-letter topic instead.
@@ -223,7 +225,9 @@ impl<T> Writer<T> {
             Path::Plain { producer, .. } => producer.send(record).await,
             Path::Transactions(transactions) => transactions.send(record).await,
         };
-        sent.map_err(|error| self.unsent(error))
+        let ticket = sent.map_err(|error| self.unsent(error))?;
+        self.counts.bytes += self.record.len_bytes();
+        Ok(ticket)
     }
 
     async fn choose(&mut self, topic: &Arc<str>) -> Result<Option<PartitionId>, Unsent> {
