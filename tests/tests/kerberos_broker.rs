@@ -4,11 +4,16 @@
 use std::time::{Duration, Instant};
 
 use milena::sasl::{Enctype, KerberosConfig, KerberosOptions, TicketOptions};
-use milena::{Client, ClientConfig, ErrorKind, Isolation};
+use milena::{Client, ClientConfig, ErrorKind, Isolation, ProducerConfig, ProducerRecord, TopicPartition};
+use milena_connector::runtime::{Job, JobControl};
+use milena_connector::schema::RecordDeserializer;
+use milena_connector::sink::{Delivery, KafkaSink};
+use milena_connector::source::{KafkaSource, StopAt};
 use milena_testkit::kafka::{GuardedKafka, KafkaVersion};
+use milena_tests::jobs::{copy, job_config, run};
 use milena_tests::kerberos::{self, config, configured, keytab_of};
 use milena_tests::load::goes_on;
-use milena_tests::records::{values, within, write_values};
+use milena_tests::records::{read, values, within, write, write_values};
 use milena_tests::{create_topic, unique};
 use tokio::sync::OnceCell;
 
@@ -28,6 +33,7 @@ async fn round_trip(config: ClientConfig, what: &str) {
     assert_eq!(values(&client, &topic, 0, Isolation::ReadUncommitted).await, ["a", "b", "c"], "{what}");
 }
 
+// scenario: D56
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keytab_ticket_cache_and_password_let_a_client_in() {
     let Some(guarded) = guarded().await else { return };
@@ -37,6 +43,34 @@ async fn keytab_ticket_cache_and_password_let_a_client_in() {
     round_trip(config(guarded, configured(guarded.kdc(), cache)), "ticket cache").await;
     let password = KerberosOptions::with_password("alice", "secret");
     round_trip(config(guarded, configured(guarded.kdc(), password)), "password").await;
+}
+
+/// A job of large records, exactly once, with its credentials for source, sink and coordinator.
+// scenario: 5.1.29
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_copies_large_records_by_kerberos() {
+    const LARGE: usize = 900_000;
+    let Some(guarded) = guarded().await else { return };
+    let config = config(guarded, keytab_of(guarded, "alice"));
+    let client = within("connecting", Client::connect(config.clone())).await.unwrap();
+    let (input, output) = (unique("large"), unique("large"));
+    for topic in [&input, &output] {
+        create_topic(&client, topic, 1).await;
+    }
+    let sent: Vec<Vec<u8>> = (0..12_u8).map(|number| vec![number; LARGE]).collect();
+    let producer = ProducerConfig { max_request_size: 1_000_000, ..ProducerConfig::default() };
+    let all = sent.iter().map(|value| ProducerRecord::to(&input).partition(0).value(value));
+    write(&client, producer.clone(), all).await;
+    let source = KafkaSource::builder().client(config.clone()).topics([&input]).bounded(StopAt::Latest);
+    let source = source.deserializer(RecordDeserializer::new()).build().unwrap();
+    let sink = KafkaSink::builder().client(config).producer(producer).delivery(Delivery::ExactlyOnce);
+    let sink = sink.transactional_id_prefix(unique("kerberos")).serializer(copy(&output)).build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let job = job_config(dir.path(), 1, Duration::from_millis(500));
+    run(Job::from_source(source).to(sink), job, JobControl::new()).await.unwrap();
+    let seen = read(&client, &TopicPartition::new(output.as_str(), 0), Isolation::ReadCommitted).await;
+    let seen: Vec<&[u8]> = seen.iter().map(|record| record.value.as_deref().unwrap()).collect();
+    assert!(seen == sent, "{} records", seen.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -80,6 +114,7 @@ async fn what_the_broker_and_the_kdc_refuse_is_said_at_once() {
 
 /// The broker ends a session after 4 s (from 2.2 on), tickets end after 6 s and 10 s: the one is replaced by a new log-in, the other by a
 /// renewal, twice at least.
+// scenario: D56
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tickets_of_seconds_are_replaced_under_load_and_no_request_fails() {
     const LASTS: Duration = Duration::from_secs(22);

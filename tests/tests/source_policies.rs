@@ -20,7 +20,8 @@ use milena_connector::schema::{Emit, OnRecordError, SinkRecord, SourceRecord, fr
 use milena_connector::sink::{Delivery, KafkaSink};
 use milena_connector::source::dead_letter::{OFFSET_HEADER, TOPIC_HEADER};
 use milena_connector::source::{
-    CommitMode, KafkaSource, KafkaSourceBuilder, OnOutOfRange, RecreatedTopic, StopAt,
+    CommitMode, Discovery, KafkaSource, KafkaSourceBuilder, OnOutOfRange, RecreatedTopic, RemovedAction,
+    RemovedPartition, SourceMetrics, StopAt,
 };
 use milena_tests::jobs::{Running, Stage, job_config, run};
 use milena_tests::records::{eventually, read, within, write_values};
@@ -31,13 +32,17 @@ type Seen = Arc<Mutex<Vec<String>>>;
 
 /// A source of texts that refuses "bad".
 fn texts(stage: &Stage) -> KafkaSourceBuilder<String> {
+    texts_of(stage, &[&stage.input])
+}
+
+fn texts_of(stage: &Stage, topics: &[&str]) -> KafkaSourceBuilder<String> {
     let parse = from_fn(|record: &SourceRecord<'_>| {
         let text = String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned();
         if text == "bad" { Err("it is bad".into()) } else { Ok(Some(text)) }
     });
     KafkaSource::builder()
         .client(stage.env.config())
-        .topics([&stage.input])
+        .topics(topics)
         .group_id(&stage.group)
         .deserializer(parse)
 }
@@ -89,6 +94,45 @@ async fn refused_records_are_found_in_the_dead_letter_topic() {
         assert_eq!(letters.len(), 2);
         assert_eq!((header(0, OFFSET_HEADER), header(1, OFFSET_HEADER)), ("1".to_owned(), "3".to_owned()));
         assert_eq!(header(0, TOPIC_HEADER), stage.input);
+    }
+}
+
+/// C8: a topic that is deleted while it is read ends the job, is left out or is waited for, as chosen, once three discoveries agree.
+// scenario: D36
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_topic_follows_the_policy() {
+    for action in [RemovedAction::Fail, RemovedAction::Drop, RemovedAction::Wait] {
+        for stage in Stage::each(1).await {
+            let what = format!("{}: {action:?}", stage.env.describe());
+            let other = stage.env.topic("other", 1).await;
+            write_values(&stage.client, &stage.input, 0, &["1", "2"]).await;
+            write_values(&stage.client, &other, 0, &["3"]).await;
+            let source = texts_of(&stage, &[&stage.input, &other])
+                .discovery(Discovery::Every(INTERVAL))
+                .removed_partitions(RemovedPartition { action, ..RemovedPartition::default() });
+            let (job, seen) = noting(&stage, source);
+            let dir = tempfile::tempdir().unwrap();
+            let running = Running::start(job, job_config(dir.path(), 1, INTERVAL));
+            running.until(&what, |metrics| metrics.records_in == 3).await;
+            stage.client.admin().delete_topics(&[&other]).await.unwrap();
+            if action == RemovedAction::Fail {
+                let error = within(&what, running.ended()).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Topic, "{what}: {error}");
+                assert_eq!(error.topic_partition().map(|at| &*at.topic), Some(other.as_str()), "{what}");
+                continue;
+            }
+            running
+                .until(&what, |metrics| {
+                    let SourceMetrics { dropped_partitions, waited_for_partitions, .. } = metrics.source;
+                    let counts = (dropped_partitions, waited_for_partitions);
+                    counts == if action == RemovedAction::Drop { (1, 0) } else { (0, 1) }
+                })
+                .await;
+            write_values(&stage.client, &stage.input, 0, &["4"]).await;
+            running.until(&what, |metrics| metrics.records_in == 4).await;
+            running.stop().await.unwrap();
+            assert_eq!(sorted(&seen), ["1", "2", "3", "4"], "{what}");
+        }
     }
 }
 

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use milena::{NewTopic, ProducerConfig, ProducerRecord};
+use milena_connector::BoxError;
 use milena_connector::runtime::{Job, JobControl, JobReport};
 use milena_connector::schema::{
-    Emit, OwnedKafkaRecord, RecordDeserializer, Serializer, SinkRecord, serialize_with,
+    Emit, KeyValue, OwnedKafkaRecord, RecordDeserializer, Serializer, SinkRecord, serialize_with,
 };
 use milena_connector::sink::{Delivery, KafkaSink};
 use milena_connector::source::{KafkaSource, KafkaSourceBuilder, StopAt};
@@ -17,6 +18,7 @@ use milena_tests::{Env, create_topic};
 
 const INTERVAL: Duration = Duration::from_millis(200);
 
+type Pair = (Option<String>, Option<String>);
 type Noted = Arc<Mutex<Vec<(i64, Option<usize>)>>>;
 
 fn records(env: &Env) -> KafkaSourceBuilder<OwnedKafkaRecord> {
@@ -70,6 +72,63 @@ async fn records_without_values_are_read_with_their_times() {
         assert_eq!(report.records_in, 20);
         let expected: Vec<_> = (0..20).map(|number| (FIRST_TIME + number, None)).collect();
         assert_eq!(*noted.lock().unwrap(), expected, "{}", stage.env.describe());
+    }
+}
+
+fn utf8(_: &str, bytes: Option<&[u8]>) -> Result<Option<String>, BoxError> {
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+}
+
+/// Keys, empty ones and none at all, and values, through a sink and a source of pairs.
+// scenario: 5.1.3
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_and_values_survive_a_round_trip() {
+    for stage in Stage::each(1).await {
+        let pairs: Vec<Pair> = (0..40_usize)
+            .map(|number| {
+                let key = [None, Some(String::new()), Some(format!("k{number}"))][number % 3].clone();
+                (key, (number % 7 > 0).then(|| number.to_string()))
+            })
+            .collect();
+        let input = pairs.iter().map(|(key, value)| {
+            let record = ProducerRecord::to(&stage.input);
+            let record =
+                key.as_deref().map_or(record, |key| ProducerRecord { key: Some(key.as_bytes()), ..record });
+            ProducerRecord { value: value.as_deref().map(str::as_bytes), ..record }
+        });
+        write(&stage.client, ProducerConfig::default(), input).await;
+        let source = |topic: &str| {
+            let client = stage.env.config();
+            let source = KafkaSource::builder().client(client).topics([topic]).bounded(StopAt::Latest);
+            Job::from_source(source.deserializer(KeyValue(utf8, utf8)).build().unwrap())
+        };
+        let sink = |delivery| {
+            let sink = KafkaSink::builder().client(stage.env.config()).delivery(delivery);
+            sink.transactional_id_prefix(&stage.prefix)
+        };
+        let topic = stage.output.clone();
+        let keyed = serialize_with(move |(key, value): &Pair, _: i64, out: &mut SinkRecord| {
+            out.set_topic(topic.as_str());
+            if let Some(key) = key {
+                out.set_key(key.as_str());
+            }
+            if let Some(value) = value {
+                out.set_value(value.as_str());
+            }
+            Ok(Emit::Write)
+        });
+        let noted = Arc::new(Mutex::new(Vec::new()));
+        let notes = Arc::clone(&noted);
+        let note = serialize_with(move |pair: &Pair, _: i64, _: &mut SinkRecord| {
+            notes.lock().unwrap().push(pair.clone());
+            Ok(Emit::Skip)
+        });
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let write = source(&stage.input).to(sink(Delivery::ExactlyOnce).serializer(keyed).build().unwrap());
+        run(write, job_config(dirs[0].path(), 1, INTERVAL), JobControl::new()).await.unwrap();
+        let read = source(&stage.output).to(sink(Delivery::None).serializer(note).build().unwrap());
+        run(read, job_config(dirs[1].path(), 1, INTERVAL), JobControl::new()).await.unwrap();
+        assert_eq!(*noted.lock().unwrap(), pairs, "{}", stage.env.describe());
     }
 }
 

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use milena::{
-    Client, ClientConfig, Isolation, ListFilter, NewTopic, OffsetSpec, PartitionId, Producer, ProducerConfig,
-    ProducerRecord, TopicPartition, TransactionState,
+    Client, ClientConfig, ErrorKind, Isolation, ListFilter, NewTopic, OffsetSpec, PartitionId, Producer,
+    ProducerConfig, ProducerRecord, TopicPartition, TransactionState,
 };
 use milena_connector::progress::WatermarkStrategy;
 use milena_connector::runtime::{
@@ -297,9 +297,7 @@ async fn judge(client: &Client, records: u64) {
         expected.iter().filter(|(window, count)| found.get(window) != Some(*count)).take(10).collect();
     assert!(wrong.is_empty() && found.len() == expected.len(), "expected, and not found: {wrong:?}");
 
-    let filter = ListFilter { states: vec![TransactionState::Ongoing], ..ListFilter::default() };
-    let open = client.transactions().list(&filter).await.unwrap();
-    assert!(open.is_empty(), "transactions that linger: {open:?}");
+    nothing_is_open(client).await;
 
     let inputs: Vec<_> = (0..i32::try_from(PARTITIONS).unwrap())
         .map(|partition| TopicPartition::new(INPUT, partition))
@@ -310,5 +308,24 @@ async fn judge(client: &Client, records: u64) {
     for ((at, end), (of, offset)) in ends.iter().zip(&committed) {
         let (end, offset) = (end.as_ref().unwrap().offset, offset.as_ref().unwrap().as_ref());
         assert_eq!((at, end), (of, offset.map(|offset| offset.offset)), "the group's offset is not the end");
+    }
+}
+
+/// No transaction is open: none is listed, and none holds back what readers of committed records may see.
+async fn nothing_is_open(client: &Client) {
+    let filter = ListFilter { states: vec![TransactionState::Ongoing], ..ListFilter::default() };
+    match client.transactions().list(&filter).await {
+        Ok(open) => assert!(open.is_empty(), "transactions that linger: {open:?}"),
+        // It came with Kafka 3.0.
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),
+    }
+    let asked: Vec<_> = (0..i32::try_from(PARTITIONS).unwrap())
+        .map(|partition| (TopicPartition::new(OUTPUT, partition), OffsetSpec::Latest))
+        .collect();
+    let stable = client.list_offsets(&asked, Isolation::ReadCommitted).await.unwrap();
+    let end = client.list_offsets(&asked, Isolation::ReadUncommitted).await.unwrap();
+    for ((at, stable), (_, end)) in stable.iter().zip(&end) {
+        let (stable, end) = (stable.as_ref().unwrap().offset, end.as_ref().unwrap().offset);
+        assert_eq!(stable, end, "an open transaction holds back {at}");
     }
 }

@@ -1,6 +1,6 @@
 //! The jars of a Kafka version, copied from Maven Central by artifact id.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -24,29 +24,70 @@ pub(crate) fn fetch(version: &str) -> Result<PathBuf> {
         eprintln!("Kafka {version}: {} jars in {}", count(&folder), folder.display());
         return Ok(folder);
     }
+    copy(&pom, &folder, &[])?;
+    eprintln!("Kafka {version}: {} jars in {}", count(&folder), folder.display());
+    Ok(folder)
+}
+
+/// The versions of Flink, of its Kafka connector, and of the last connector that has the classic consumer.
+pub(crate) const FLINK: &str = "2.2.1";
+pub(crate) const FLINK_CONNECTOR: &str = "5.0.0-2.2";
+pub(crate) const FLINK_CLASSIC: &str = "3.4.0-1.20";
+
+/// Copies the jars of Flink and its Kafka connector to the cache unless they are there. Needs Maven and a JDK.
+pub(crate) fn fetch_flink() -> Result<PathBuf> {
+    let flink = |artifact, version| dependency("org.apache.flink", artifact, version);
+    let dependencies = [
+        flink("flink-clients", FLINK),
+        flink("flink-streaming-java", FLINK),
+        flink("flink-connector-base", FLINK),
+        flink("flink-connector-kafka", FLINK_CONNECTOR),
+        dependency("org.slf4j", "slf4j-simple", "1.7.36"),
+    ];
+    let folder = cache()?.join("flink").join(format!("{FLINK}-{FLINK_CONNECTOR}"));
+    fetch_into(folder, &project("flink-jars", &dependencies.concat()), &[])
+}
+
+/// The same with the connector that has the classic consumer, without what it depends on.
+pub(crate) fn fetch_flink_classic() -> Result<PathBuf> {
+    let pom =
+        project("flink-classic-jar", &dependency("org.apache.flink", "flink-connector-kafka", FLINK_CLASSIC));
+    let folder = cache()?.join("flink").join(format!("classic-{FLINK_CLASSIC}"));
+    fetch_into(folder, &pom, &["-DexcludeTransitive=true"])
+}
+
+fn fetch_into(folder: PathBuf, pom: &str, options: &[&str]) -> Result<PathBuf> {
+    if count(&folder) == 0 {
+        copy(pom, &folder, options)?;
+    }
+    Ok(folder)
+}
+
+/// Copies the runtime dependencies of a Maven project into a folder that is not there yet.
+fn copy(pom: &str, folder: &Path, options: &[&str]) -> Result<()> {
     let scratch = Scratch::new("jars")?;
     let file = scratch.path().join("pom.xml");
     std::fs::write(&file, pom).with_context(|| file.display().to_string())?;
     let parent = folder.parent().context("the jars' folder has no parent")?;
     std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
     // Copied beside the final place and renamed, so that an interrupted copy is never taken for a whole one.
-    let part = parent.join(format!("{version}.part-{}", std::process::id()));
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let part = parent.join(format!("{name}.part-{}", std::process::id()));
     let mut maven = Command::new("mvn");
     maven
         .args(["-q", "-B", "-f"])
         .arg(&file)
-        .args(["dependency:copy-dependencies", "-DincludeScope=runtime"]);
+        .args(["dependency:copy-dependencies", "-DincludeScope=runtime"])
+        .args(options);
     let copied = run(maven.arg(format!("-DoutputDirectory={}", part.display())));
     let moved = copied.and_then(|()| {
-        std::fs::rename(&part, &folder).with_context(|| format!("{} -> {}", part.display(), folder.display()))
+        std::fs::rename(&part, folder).with_context(|| format!("{} -> {}", part.display(), folder.display()))
     });
     let _ = std::fs::remove_dir_all(&part);
-    moved?;
-    eprintln!("Kafka {version}: {} jars in {}", count(&folder), folder.display());
-    Ok(folder)
+    moved
 }
 
-fn count(folder: &std::path::Path) -> usize {
+fn count(folder: &Path) -> usize {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     entries.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "jar")).count()
 }
@@ -96,12 +137,15 @@ fn pom(version: &str) -> Result<String> {
         dependencies.push(dependency("org.apache.zookeeper", "zookeeper", "3.4.10"));
     }
     dependencies.push(dependency("org.slf4j", "slf4j-simple", "1.7.36"));
-    Ok(format!(
+    Ok(project("kafka-jars", &dependencies.concat()))
+}
+
+fn project(artifact: &str, dependencies: &str) -> String {
+    format!(
         "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\
-         <groupId>milena</groupId><artifactId>kafka-jars</artifactId><version>1</version>\
-         <dependencies>{}</dependencies></project>\n",
-        dependencies.concat()
-    ))
+         <groupId>milena</groupId><artifactId>{artifact}</artifactId><version>1</version>\
+         <dependencies>{dependencies}</dependencies></project>\n"
+    )
 }
 
 fn dependency(group: &str, artifact: &str, version: &str) -> String {

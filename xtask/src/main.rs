@@ -6,6 +6,7 @@ mod bench;
 mod chores;
 mod command;
 mod engine;
+mod flink_hash;
 mod fuzz;
 mod gates;
 mod image;
@@ -52,6 +53,8 @@ enum Chore {
     Ci,
     /// Build the fuzz targets and run each for a while.
     Fuzz(fuzz::FuzzArgs),
+    /// Ask Flink's own classes which subtask reads which partition, and write the vectors of the connector's test. Needs a JDK and Maven.
+    FlinkHash(flink_hash::Args),
     /// Run the tests of TLS against OpenSSL and Java with each cryptography: graviola, ring, aws-lc. The last two compile C.
     Tls,
     /// Run the micro benches; `bench peers` compares clients on a real broker.
@@ -171,6 +174,8 @@ struct BenchArgs {
 enum BenchChore {
     /// What a record costs with milena, with other clients, and at the least.
     Peers(bench::Args),
+    /// The copy job beside Flink's own connector, on the same broker. Needs a JDK and Maven.
+    Flink(bench::flink::Args),
     /// How much memory a consumer takes while it reads gigabytes.
     Backlog(bench::backlog::Args),
 }
@@ -263,9 +268,13 @@ fn run(chore: Chore) -> anyhow::Result<()> {
         }
         Chore::Scenarios(arguments) => scenarios::run(&arguments),
         Chore::Ci => chores::ci(),
+        Chore::FlinkHash(arguments) => flink_hash::run(&arguments),
         Chore::Tls => chores::tls(),
         Chore::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Chore::Bench(BenchArgs { what: Some(BenchChore::Peers(arguments)), .. }) => bench::peers(&arguments),
+        Chore::Bench(BenchArgs { what: Some(BenchChore::Flink(arguments)), .. }) => {
+            bench::flink::run(&arguments)
+        }
         Chore::Bench(BenchArgs { what: Some(BenchChore::Backlog(arguments)), .. }) => {
             bench::backlog::run(&arguments)
         }

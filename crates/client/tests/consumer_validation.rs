@@ -7,8 +7,9 @@ mod support;
 use std::time::Duration;
 
 use milena::{
-    Client, Consumer, ConsumerConfig, ErrorCode, ErrorKind, LeaderEpoch, Offset, OffsetReset, OnDataLoss,
-    PartitionStatus, Position, Producer, ProducerConfig, ProducerRecord, Start, TopicPartition,
+    Client, Consumer, ConsumerConfig, ErrorCode, ErrorKind, FetchFrom, FetchOptions, LeaderEpoch, Offset,
+    OffsetReset, OnDataLoss, PartitionStatus, Position, Producer, ProducerConfig, ProducerRecord, Start,
+    TopicPartition,
 };
 use milena_testkit::broker::{BrokerConfig, Fault};
 use milena_testkit::listen::EmbeddedBroker;
@@ -113,6 +114,43 @@ async fn a_position_of_an_older_log_is_noticed_before_anything_is_read() {
                 false => assert_eq!(read(&mut consumer, 10).await, Vec::from_iter(100..110)),
             }
         }
+    }
+}
+
+/// Two elections after which a replica of an older epoch leads, whose log goes on where the reader read other records. Its log ends that
+/// epoch behind the position, and still holds nothing of what was read.
+#[tokio::test]
+async fn a_position_of_an_epoch_that_the_log_does_not_have_is_not_taken_for_a_good_one() {
+    for (config, _) in brokers() {
+        // Brokers before 2.7 do not say it in their answers to fetches.
+        let says = !config.version_limits.contains_key(&FETCH);
+        let (broker, client) = embedded(config).await;
+        let (_, tp) = truncated(&broker, &client, ConsumerConfig::default()).await;
+        // Epoch 0 is 0 to 6, epoch 1 is 7 to 16; the records of epoch 2 are lost, those of epoch 3 follow.
+        broker.with_broker(|broker| {
+            assert!(broker.bump_leader_epoch(&tp.topic, 0));
+            assert!(broker.truncate(&tp.topic, 0, 17));
+        });
+        write(&client, &tp, 200..203).await;
+        let stood = Position { offset: Offset(12), epoch: Some(LeaderEpoch(2)) };
+        let mut consumer = Consumer::new(&client, ConsumerConfig::default()).unwrap();
+        consumer.assign([(tp.clone(), Start::At(stood))]);
+        let error = consumer.poll(LONG).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DataLoss, "{error}");
+        assert!(error.to_string().contains("somewhere before the position 12"), "{error}");
+        // Where the two parted nobody knows: the policy decides, and nothing in between is left out.
+        let config = ConsumerConfig {
+            reset: OffsetReset::Earliest,
+            on_data_loss: OnDataLoss::Reset,
+            ..ConsumerConfig::default()
+        };
+        let mut consumer = Consumer::new(&client, config).unwrap();
+        consumer.assign([(tp.clone(), Start::At(stood))]);
+        assert_eq!(read(&mut consumer, 20).await, Vec::from_iter((0..7).chain(100..110).chain(200..203)));
+        let from = FetchFrom { leader_epoch: stood.epoch, ..FetchFrom::new(tp.clone(), stood.offset) };
+        let fetched = client.fetcher().fetch(&[from], &FetchOptions::default()).await.unwrap().remove(0);
+        let told = fetched.error.map(|error| error.kind());
+        assert_eq!((told, fetched.diverged_at), (says.then_some(ErrorKind::DataLoss), None));
     }
 }
 

@@ -13,6 +13,7 @@ use milena_connector::checkpoint::inspect;
 use milena_connector::progress::WatermarkStrategy;
 use milena_connector::runtime::{Job, JobControl, Step, Verdict};
 use milena_connector::schema::OwnedKafkaRecord;
+use milena_connector::source::builder::FetchSettings;
 use milena_testkit::broker::TransactionVersion;
 use support::{GROUP, Stage, broker_config, job_config, key, run, timestamp, wait_for};
 
@@ -54,6 +55,29 @@ fn crash_after_a_commit(crash: Arc<AtomicBool>) -> JobControl {
             false => Verdict::Continue,
         }
     })
+}
+
+/// A barrier is taken at once, however long the broker may wait for data.
+// scenario: D44
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_does_not_wait_for_a_long_poll() {
+    let stage = Stage::new(2).await;
+    let dir = tempfile::tempdir().unwrap();
+    stage.produce(0..10).await;
+    let fetch = FetchSettings { max_wait: Duration::from_secs(25), ..FetchSettings::default() };
+    let source = stage.source().fetch(fetch).build().unwrap();
+    let control = JobControl::new();
+    let metrics = control.metrics();
+    let config = job_config(dir.path(), 2, Duration::from_millis(100));
+    let running =
+        tokio::spawn(run(Job::from_source(source).to(stage.exactly_once()), config, control.clone()));
+    wait_for("all is read", || metrics.borrow().records_in == 10).await;
+    let began = Instant::now();
+    let before = metrics.borrow().checkpoints;
+    wait_for("checkpoints go on", || metrics.borrow().checkpoints >= before + 3).await;
+    control.stop();
+    running.await.unwrap().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

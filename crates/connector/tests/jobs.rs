@@ -260,6 +260,36 @@ async fn watermarks_and_numbers_are_reported_and_do_not_go_back_over_lives() {
     }
 }
 
+/// What a watcher of a job is shown of each partition while it runs, and of the job's event time.
+// scenario: D47
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_place_of_each_partition_is_told_while_a_job_runs() {
+    let stage = Stage::new(2).await;
+    let dir = tempfile::tempdir().unwrap();
+    stage.produce(0..RECORDS).await;
+    let source = stage.source().watermarks(WatermarkStrategy::monotonous()).build().unwrap();
+    let control = JobControl::new();
+    let metrics = control.metrics();
+    let config = job_config(dir.path(), 2, Duration::from_millis(50));
+    let job = Job::from_source(source).to(stage.exactly_once());
+    let running = tokio::spawn(run(job, config, control.clone()));
+    let mut positions = 0;
+    wait_for("all is read, committed and told", || {
+        let now = metrics.borrow();
+        let told = now.partitions.iter().all(|it| it.lag() == Some(0) && it.committed == Some(it.position));
+        positions = now.partitions.iter().map(|it| it.position.0).sum();
+        told && now.partitions.len() == 2 && now.watermark.is_some() && positions == 100
+    })
+    .await;
+    let now = metrics.borrow().clone();
+    assert!(now.partitions[0].topic_partition < now.partitions[1].topic_partition);
+    let slowest = now.partitions.iter().map(|it| it.watermark).min().unwrap();
+    assert!(slowest.is_some() && now.partitions.iter().all(|it| !it.paused && !it.idle), "{now:?}");
+    assert_eq!(now.watermark_lag(slowest.unwrap() + 7), Some(7));
+    control.stop();
+    running.await.unwrap().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_ends_the_job_and_keeps_the_last_checkpoint() {
     let stage = Stage::new(1).await;

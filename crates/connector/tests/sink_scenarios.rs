@@ -301,6 +301,14 @@ async fn a_cluster_that_lists_its_transactions_is_not_probed() {
     }
 }
 
+/// The bytes of key, value and headers.
+fn size(record: &OwnedRecord) -> u64 {
+    let parts = [&record.key, &record.value].into_iter().flatten().map(|part| part.len());
+    let headers =
+        record.headers.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, |it| it.len()));
+    parts.chain(headers).sum::<usize>() as u64
+}
+
 /// Each transaction begins with a producer of its own; what is counted goes on.
 // scenario: 5.6.15, D22
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -313,8 +321,13 @@ async fn numbers_do_not_jump_when_a_transaction_ends() {
         let mut seen: Vec<Vec<u64>> = Vec::new();
         while metrics.changed().await.is_ok() {
             let now = metrics.borrow_and_update().clone();
-            let mut numbers =
-                vec![now.records_in, now.records_out, now.committed_transactions, now.checkpoints];
+            let mut numbers = vec![
+                now.records_in,
+                now.records_out,
+                now.bytes_out,
+                now.committed_transactions,
+                now.checkpoints,
+            ];
             numbers.extend(now.subtasks.iter().map(|subtask| subtask.records_out));
             let mut pairs = seen.last().into_iter().flatten().zip(&numbers);
             assert!(pairs.all(|(before, after)| before <= after), "{:?} then {numbers:?}", seen.last());
@@ -331,6 +344,8 @@ async fn numbers_do_not_jump_when_a_transaction_ends() {
     let report = running.await.unwrap().unwrap();
     assert!(report.committed_transactions >= 5, "{report:?}");
     assert_eq!((report.records_in, report.records_out), (5 * RECORDS, 5 * RECORDS));
+    let written: Vec<OwnedRecord> = [read(&stage, OUTPUT, 0).await, read(&stage, OUTPUT, 1).await].concat();
+    assert_eq!(report.bytes_out, written.iter().map(size).sum::<u64>());
     assert!(watching.await.unwrap() > 5);
 }
 

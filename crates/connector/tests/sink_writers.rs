@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use milena::protocol::error_code::ErrorCode;
 use milena::{
-    Client, ClientConfig, FetchFrom, FetchOptions, Isolation, Offset, ProducerConfig, TopicPartition,
+    Client, ClientConfig, FetchFrom, FetchOptions, Isolation, Offset, OwnedRecord, PartitionId,
+    ProducerConfig, TopicPartition,
 };
-use milena_connector::schema::StringSerializer;
+use milena_connector::schema::{Emit, SinkRecord, Stamped, StringSerializer, serialize_with};
 use milena_connector::sink::committer::Committer;
 use milena_connector::sink::naming::{Grammar, NamePool, Naming};
 use milena_connector::sink::outcome::{Limits, Outcome};
@@ -73,6 +74,15 @@ async fn write(writer: &mut Writer<String>, value: u64) -> milena_connector::Res
     Ok(())
 }
 
+/// The same; with `together`, as one of many elements at once, which is another path.
+async fn write_by(together: bool, writer: &mut Writer<String>, value: u64) -> milena_connector::Result<()> {
+    if !together {
+        return write(writer, value).await;
+    }
+    let element = Stamped { value: value.to_string(), timestamp: 5, offset: Offset(0) };
+    writer.write(vec![element]).await.map(drop)
+}
+
 /// The values in the first partition.
 async fn written(stage: &Stage, isolation: Isolation) -> Vec<String> {
     let from = FetchFrom::new(TopicPartition::new(OUTPUT, 0), Offset(0));
@@ -104,20 +114,22 @@ fn ticks() -> Arc<AtomicU32> {
 #[tokio::test]
 async fn a_broker_that_is_away_is_told_by_itself_at_a_write_at_a_flush_and_at_the_end() {
     let ticks = ticks();
-    for delivery in [Delivery::AtLeastOnce, Delivery::ExactlyOnce] {
+    let each =
+        [Delivery::AtLeastOnce, Delivery::ExactlyOnce].map(|delivery| [(delivery, false), (delivery, true)]);
+    for (delivery, together) in each.into_iter().flatten() {
         let stage = Stage::new(1).await;
         let client = client(&stage).await;
         let mut writers = Vec::new();
         for subtask in 0..4 {
             let mut writer = open(impatient(&stage, delivery), &client, subtask).await.unwrap();
-            write(&mut writer, 0).await.unwrap();
+            write_by(together, &mut writer, 0).await.unwrap();
             writer.flush(false).await.unwrap();
-            write(&mut writer, 1).await.unwrap();
+            write_by(together, &mut writer, 1).await.unwrap();
             writers.push(writer);
         }
         stage.broker.go_down().await;
         for writer in &mut writers {
-            write(writer, 2).await.unwrap();
+            write_by(together, writer, 2).await.unwrap();
         }
         let before = ticks.load(Ordering::SeqCst);
         let mut told = vec![bounded("the push", writers[0].failed()).await];
@@ -125,7 +137,7 @@ async fn a_broker_that_is_away_is_told_by_itself_at_a_write_at_a_flush_and_at_th
         told.push(bounded("the flush", writers[1].flush(false)).await.unwrap_err());
         let at_a_write = async {
             loop {
-                if let Err(error) = write(&mut writers[2], 3).await {
+                if let Err(error) = write_by(together, &mut writers[2], 3).await {
                     return error;
                 }
                 tokio::time::sleep(Duration::from_millis(2)).await;
@@ -134,13 +146,103 @@ async fn a_broker_that_is_away_is_told_by_itself_at_a_write_at_a_flush_and_at_th
         told.push(bounded("the write", at_a_write).await);
         told.push(bounded("the end", writers[3].flush(true)).await.unwrap_err());
         for error in told {
-            assert!(error.to_string().contains("not"), "{delivery:?}: {error}");
+            assert!(error.to_string().contains("not"), "{delivery:?}, {together}: {error}");
         }
         let ends: Vec<_> = writers.into_iter().map(|writer| tokio::spawn(writer.abort())).collect();
         for end in ends {
             bounded("the abort", end).await.unwrap();
         }
     }
+}
+
+/// What a record is made of: partition, key, value, headers, time.
+type Made = (i32, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>, Option<i64>);
+
+/// Records of every kind, and some left out: with and without key, value, headers and time, small and larger than a run may be.
+fn fill(number: u64, out: &mut SinkRecord) -> Emit {
+    let value = number.to_string().repeat([1, 30, 2000][number as usize % 3]);
+    if !number.is_multiple_of(4) {
+        out.set_key(format!("key {number}"));
+    }
+    if !number.is_multiple_of(5) {
+        out.set_value(&value);
+    }
+    for header in 0..number % 3 {
+        out.add_header("same", (header == 1).then_some(value.as_bytes()));
+    }
+    match number % 4 {
+        1 => out.set_timestamp(7_000_000 + i64::try_from(number).unwrap()),
+        2 => out.set_timestamp(-1),
+        _ => out,
+    };
+    out.set_partition(PartitionId(i32::try_from(number % 2).unwrap()));
+    if number.is_multiple_of(11) { Emit::Skip } else { Emit::Write }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_elements_at_once_give_the_records_of_one_after_the_other() {
+    const COUNT: u64 = 300;
+    for delivery in [Delivery::AtLeastOnce, Delivery::ExactlyOnce] {
+        let mut made: Vec<Vec<Made>> = Vec::new();
+        for together in [false, true] {
+            let stage = Stage::new(2).await;
+            let topic: Arc<str> = OUTPUT.into();
+            let serializer = serialize_with(move |number: &u64, _: i64, out: &mut SinkRecord| {
+                Ok(fill(*number, out.set_shared_topic(&topic)))
+            });
+            let sink = KafkaSink::builder()
+                .client(stage.config())
+                .delivery(delivery)
+                .transactional_id_prefix(PREFIX)
+                .serializer(serializer);
+            let names = NamePool::new(Grammar::new(PREFIX, Naming::Pooling, 1), 1);
+            let context = WriterContext { subtask: 0, parallelism: 1, names };
+            let mut writer =
+                Writer::open(&sink.build().unwrap(), stage.client.clone(), context).await.unwrap();
+            let element = |number| Stamped { value: number, timestamp: 9_000_000, offset: Offset(0) };
+            let mut sent = 0;
+            if together {
+                sent = writer.write((0..COUNT).map(element).collect()).await.unwrap();
+            } else {
+                for Stamped { value, timestamp, .. } in (0..COUNT).map(element) {
+                    if writer.take(&value, timestamp).unwrap() {
+                        writer.send(timestamp).await.unwrap();
+                        sent += 1;
+                    }
+                }
+            }
+            assert_eq!(sent, COUNT - COUNT.div_ceil(11));
+            writer.flush(true).await.unwrap();
+            made.push(all_parts(&stage).await);
+        }
+        assert_eq!(made[0].len() as u64, COUNT - COUNT.div_ceil(11), "{delivery:?}");
+        assert_eq!(made[0], made[1], "{delivery:?}");
+    }
+}
+
+async fn all_parts(stage: &Stage) -> Vec<Made> {
+    let options = FetchOptions { isolation: Isolation::ReadUncommitted, ..FetchOptions::default() };
+    let mut all = Vec::new();
+    for partition in 0..2 {
+        let mut next = Offset(0);
+        loop {
+            let from = FetchFrom::new(TopicPartition::new(OUTPUT, partition), next);
+            let fetched = stage.client.fetcher().fetch(&[from], &options).await.unwrap();
+            let records = fetched[0].owned_records().unwrap();
+            let Some(last) = records.last() else { break };
+            next = last.offset + 1;
+            all.extend(records.into_iter().map(|record| parts(partition, record)));
+        }
+    }
+    all
+}
+
+fn parts(partition: i32, record: OwnedRecord) -> Made {
+    let bytes = |bytes: Option<bytes::Bytes>| bytes.map(|bytes| bytes.to_vec());
+    let headers = record.headers.into_iter().map(|(name, value)| (name, bytes(value))).collect();
+    // The time of the writing, where a record has none.
+    let timestamp = Some(record.timestamp).filter(|timestamp| *timestamp < 10_000_000);
+    (partition, bytes(record.key), bytes(record.value), headers, timestamp)
 }
 
 /// The first record of a topic waits for metadata; nothing else does.

@@ -243,7 +243,12 @@ async fn lag_and_committed_offsets_are_told_for_each_partition() {
         reader.metrics().splits.iter().map(milena_connector::source::SplitMetrics::lag).collect::<Vec<_>>()
     };
     assert_eq!(lag(&reader)[0], Some(20));
+    assert!(reader.metrics().bytes > 0);
     read(&mut reader, 20).await;
+    let logged: u64 =
+        stage.broker.with_broker(|broker| broker.log(TOPIC, 0).map(|batch| batch.bytes.len() as u64).sum());
+    // With the part of a batch that did not fit into an answer.
+    assert!((logged..2 * logged).contains(&reader.metrics().bytes), "{logged}: {:?}", reader.metrics());
     reader.snapshot(1);
     reader.notify_checkpoint_complete(1);
     reader.settle_commits().await;

@@ -58,7 +58,7 @@ async fn a_reader_restored_from_any_snapshot_goes_on_exactly_behind_it() {
 }
 
 /// `next` may be dropped at any point: nothing is lost or doubled.
-// scenario: 5.2.41, 5.2.38, 5.2.39, D44
+// scenario: 5.2.41, 5.2.38, 5.2.39
 #[tokio::test(start_paused = true)]
 async fn a_dropped_next_loses_nothing() {
     let mut dropped = 0;

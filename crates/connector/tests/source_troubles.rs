@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use milena::{ErrorCode, Offset};
 use milena_connector::ErrorKind;
+use milena_connector::progress::WatermarkStrategy;
 use milena_connector::schema::{OnRecordError, SourceRecord, from_fn};
 use milena_connector::source::builder::FetchSettings;
-use milena_connector::source::{OnOutOfRange, ReaderEvent, RecreatedTopic};
+use milena_connector::source::{OnOutOfRange, ReaderEvent, RecreatedTopic, SourceReader};
 use milena_testkit::broker::Fault;
 
 use source_stage::{Dice, Seen, Stage, TOPIC, drain, error, next, random_log, read, split, until_end};
@@ -188,6 +189,56 @@ async fn a_log_that_lost_its_tail_follows_the_policy() {
     stage.write(0, 100..103).await;
     assert_eq!(read(&mut reader, 3).await.of(0), [100, 101, 102]);
     assert!(reader.metrics().resets >= 1);
+}
+
+/// Reads for so long. The times of elements that came behind the watermark.
+async fn late(reader: &mut SourceReader<String>, watermark: &mut i64, seconds: u64) -> Vec<i64> {
+    let give_up = tokio::time::Instant::now() + Duration::from_secs(seconds);
+    let mut late = Vec::new();
+    while let Ok(event) = tokio::time::timeout_at(give_up, reader.next()).await {
+        match event.unwrap() {
+            ReaderEvent::Watermark(at) => *watermark = at,
+            ReaderEvent::Records(batch) => {
+                let times = batch.elements.iter().map(|element| element.timestamp);
+                late.extend(times.filter(|time| time <= watermark));
+            }
+            _ => {}
+        }
+    }
+    late
+}
+
+/// A watermark that was given on is not taken back. But where a partition goes back, it holds the next one: what is read again is in time.
+#[tokio::test(start_paused = true)]
+async fn records_read_again_are_not_late_by_the_times_of_those_they_replace() {
+    const NONE: [i64; 0] = [];
+    for recreated in [false, true] {
+        let stage = Stage::new(2).await;
+        stage.write(0, 0..30).await;
+        stage.write(1, [12]).await;
+        let builder = stage
+            .builder()
+            .watermarks(WatermarkStrategy::monotonous().with_caught_up_idleness(None))
+            .on_out_of_range(OnOutOfRange::Earliest)
+            .recreated_topics(RecreatedTopic::StartOver);
+        let mut reader = stage.reader_of(builder, vec![split(0, 0, None), split(1, 0, None)]);
+        let mut watermark = i64::MIN;
+        assert_eq!(late(&mut reader, &mut watermark, 5).await, NONE);
+        assert_eq!(watermark, 11);
+        stage.broker.with_broker(|broker| match recreated {
+            true => broker.recreate_topic(TOPIC, 2),
+            false => broker.truncate(TOPIC, 0, 20),
+        });
+        stage.write(1, [40]).await;
+        assert_eq!(late(&mut reader, &mut watermark, 60).await, NONE);
+        let metrics = reader.metrics();
+        assert_eq!((metrics.truncations, metrics.recreated), if recreated { (0, 2) } else { (1, 0) });
+        assert_eq!(watermark, 11, "recreated: {recreated}; nobody knows how far partition 0 is");
+        assert_eq!(reader.snapshot(1)[0].max_timestamp, None);
+        stage.write(0, 20..27).await;
+        assert_eq!(late(&mut reader, &mut watermark, 5).await, NONE, "recreated: {recreated}");
+        assert_eq!(watermark, 25);
+    }
 }
 
 /// C9: a topic under its old name is another topic.

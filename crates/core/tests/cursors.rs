@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use milena_core::cluster::{Cluster, Scope};
 use milena_core::fetch::{
-    Cursors, Expected, Loss, Outcome, PartitionAnswer, Plan, Position, ReadTo, Reason, Settings, Start,
-    Status, Ticket, Validated,
+    Cursors, EpochEnd, Expected, Loss, Outcome, PartitionAnswer, Plan, Position, ReadTo, Reason, Settings,
+    Start, Status, Ticket, Validated,
 };
 use milena_core::retry::Backoff;
 use milena_protocol::StrBytes;
@@ -642,10 +642,14 @@ fn empty_answers_before_the_end_are_believed_when_they_brought_nothing_else_eith
 /// KIP-320: nothing is fetched between an election and the new leader's word, and its word decides.
 #[test]
 fn a_new_leader_is_asked_about_positions_before_it_is_asked_for_records() {
+    let end =
+        |epoch, offset| Validated::End(Some(EpochEnd { epoch: LeaderEpoch(epoch), offset: Offset(offset) }));
     for (said, expected) in [
-        (Validated::End(Some(Offset(5))), None),
+        (end(1, 5), None),
         (Validated::Unsupported, None),
-        (Validated::End(Some(Offset(4))), Some(Some(Offset(4)))),
+        (end(1, 4), Some(Some(Offset(4)))),
+        (end(0, 4), Some(Some(Offset(4)))),
+        (end(0, 9), Some(None)),
         (Validated::End(None), Some(None)),
     ] {
         let mut world = World::new();

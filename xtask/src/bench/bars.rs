@@ -40,7 +40,7 @@ impl Limit {
     }
 }
 
-fn bar(text: impl Into<String>, limit: Limit, goal: Option<f64>, measured: Option<f64>) -> Bar {
+pub(super) fn bar(text: impl Into<String>, limit: Limit, goal: Option<f64>, measured: Option<f64>) -> Bar {
     let verdict = match measured {
         None => Verdict::NotMeasured,
         Some(figure) if limit.holds(figure) => Verdict::Met { goal: goal.is_none_or(|goal| figure <= goal) },

@@ -6,6 +6,7 @@
 pub(crate) mod backlog;
 mod bars;
 mod cases;
+pub(crate) mod flink;
 mod peers;
 mod profile;
 mod report;

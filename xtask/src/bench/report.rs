@@ -167,7 +167,7 @@ pub(crate) fn document(results: &Results, bars_judged: &[Bar]) -> String {
     text
 }
 
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {

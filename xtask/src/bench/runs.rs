@@ -136,7 +136,7 @@ fn in_order(cases: &[Case]) -> Vec<&Case> {
     ordered
 }
 
-fn machine(cores: usize) -> String {
+pub(super) fn machine(cores: usize) -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model =
         text.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("an unknown processor");
@@ -386,7 +386,7 @@ impl fmt::Display for Failed {
 impl std::error::Error for Failed {}
 
 /// Two lines tell of the same records.
-fn agree(row: &str, one: &Line, other: &Line) -> Result<()> {
+pub(super) fn agree(row: &str, one: &Line, other: &Line) -> Result<()> {
     let of = |line: &Line| (line.records, line.bytes, line.checksum.clone());
     ensure!(of(one) == of(other), "{row}: (records, bytes, checksum) are {:?} and {:?}", of(one), of(other));
     Ok(())

@@ -32,6 +32,9 @@ impl Stage {
 /// Before the records: base offset, length, leader epoch, magic, CRC, attributes, last delta, two times, producer, count.
 const HEAD: usize = 61;
 
+/// The attribute of a batch that is no data: the marker at the end of a transaction.
+const CONTROL: i16 = 1 << 5;
+
 /// The state of the codecs, made once.
 pub(crate) struct Codecs {
     codec: Codec,
@@ -151,6 +154,9 @@ impl Codecs {
             let count = u32::from_be_bytes(head[57..61].try_into()?);
             if stage != Stage::Raw {
                 ensure!(crc32c::crc32c(&batch[21..]) == crc, "the CRC of the batch at {base}");
+            }
+            if attributes & CONTROL != 0 {
+                continue;
             }
             if stage != Stage::Full {
                 meter.skip(u64::from(count));

@@ -7,17 +7,18 @@ use crate::batch::{Codecs, Stage};
 use crate::wire::{Connection, Reader, put_i32, put_i64, put_str};
 
 /// At most this many bytes of a partition, and of an answer.
-const PARTITION_BYTES: i32 = 1 << 20;
+pub(crate) const PARTITION_BYTES: i32 = 1 << 20;
 const ANSWER_BYTES: i32 = 8 << 20;
 
 /// So many answers in a row without a record mean that there are no more.
-const IDLE_ANSWERS: u32 = 20;
+pub(crate) const IDLE_ANSWERS: u32 = 20;
 
 /// What is asked for, and in which order.
 pub(crate) struct Positions {
     offsets: Vec<i64>,
     order: Vec<u32>,
     limit: i32,
+    isolation: u8,
 }
 
 /// Reads all records from the start.
@@ -59,7 +60,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 impl Positions {
     pub(crate) fn new(partitions: u32, limit: i32) -> Self {
-        Self { offsets: vec![0; partitions as usize], order: (0..partitions).collect(), limit }
+        let isolation = crate::ends::UNCOMMITTED;
+        Self { offsets: vec![0; partitions as usize], order: (0..partitions).collect(), limit, isolation }
+    }
+
+    /// The same with another isolation level.
+    pub(crate) fn isolated(self, isolation: u8) -> Self {
+        Self { isolation, ..self }
+    }
+
+    /// Whether nothing before these offsets is left.
+    pub(crate) fn reached(&self, ends: &[i64]) -> bool {
+        self.offsets.iter().zip(ends).all(|(offset, end)| offset >= end)
     }
 
     /// Sends a Fetch of version 10, the first that may bring zstd, without a session.
@@ -75,7 +87,7 @@ impl Positions {
         put_i32(out, wait_ms);
         put_i32(out, 1);
         put_i32(out, ANSWER_BYTES);
-        out.push(0);
+        out.push(self.isolation);
         put_i32(out, 0);
         put_i32(out, -1);
         put_i32(out, 1);
@@ -141,8 +153,7 @@ pub(crate) fn for_each_partition<'a>(
             let code = reader.i16()?;
             ensure!(code == 0, "partition {partition}: error {code}");
             reader.take(24)?;
-            let aborted = reader.i32()?.max(0);
-            reader.take(16 * usize::try_from(aborted)?)?;
+            ensure!(reader.i32()? <= 0, "partition {partition}: an aborted transaction");
             f(u32::try_from(partition)?, reader.bytes()?)?;
         }
     }

@@ -5,6 +5,7 @@
 
 mod batch;
 mod consume;
+mod ends;
 mod latency;
 mod produce;
 mod topics;
@@ -18,6 +19,8 @@ fn main() -> Result<()> {
     match (args.role, args.mode.as_str()) {
         (Role::Produce, "create-topic") => topics::create(&args),
         (Role::Produce, "delete-topic") => topics::delete(&args),
+        (Role::Consume, "ends") => ends::watch(&args),
+        (Role::Consume, "committed") => ends::read_committed(&args),
         (Role::Consume, _) => consume::run(&args),
         (Role::Produce, _) => produce::run(&args),
         (Role::Latency, _) => latency::run(&args),

@@ -175,7 +175,7 @@ pub(crate) fn copy_to(
 ) -> impl milena_connector::schema::Serializer<OwnedKafkaRecord> + Clone + Sync + 'static {
     let topic: std::sync::Arc<str> = topic.into();
     serialize_with(move |record: &OwnedKafkaRecord, _timestamp: i64, out: &mut SinkRecord| {
-        out.set_topic(std::sync::Arc::clone(&topic)).set_partition(record.partition);
+        out.set_shared_topic(&topic).set_partition(record.partition);
         if let Some(key) = &record.key {
             out.set_key(key.as_ref());
         }

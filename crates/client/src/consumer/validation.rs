@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use milena_core::fetch::{Reason, Validated, ValidationWanted};
+use milena_core::fetch::{EpochEnd, Reason, Validated, ValidationWanted};
 use milena_protocol::StrBytes;
 use milena_protocol::error_code::ErrorCode;
 use milena_protocol::messages::offset_for_leader_epoch_request::{
@@ -12,7 +12,7 @@ use milena_protocol::messages::offset_for_leader_epoch_request::{
 use milena_protocol::messages::{
     BrokerId as WireBroker, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, TopicName,
 };
-use milena_protocol::types::{BrokerId, Offset, PartitionId};
+use milena_protocol::types::{BrokerId, LeaderEpoch, Offset, PartitionId};
 use tokio::time::Instant;
 
 use super::shared::{Shared, now};
@@ -68,7 +68,10 @@ fn read(response: &OffsetForLeaderEpochResponse, wanted: &[ValidationWanted]) ->
         for partition in &topic.partitions {
             let code = ErrorCode(partition.error_code);
             let found = match code.is_ok() {
-                true => Validated::End((partition.end_offset >= 0).then_some(Offset(partition.end_offset))),
+                true => Validated::End((partition.end_offset >= 0).then_some(EpochEnd {
+                    epoch: LeaderEpoch(partition.leader_epoch),
+                    offset: Offset(partition.end_offset),
+                })),
                 false => Validated::Failed { reason: Reason::Code(code), again: again(code) },
             };
             answers.insert((topic.topic.as_str(), PartitionId(partition.partition)), found);

@@ -106,18 +106,25 @@ impl<'a> Asked<'a> {
     }
 }
 
+fn diverged(position: Offset, at: Option<Offset>) -> Error {
+    let place = at.map_or("somewhere".to_owned(), |at| format!("at offset {at},"));
+    let text = format!("the log took another way {place} before the position {position}");
+    let remedy = match at {
+        Some(at) => format!("records from {at} on were lost; read on from there"),
+        None => "records were lost in more than one election; choose where to read on".to_owned(),
+    };
+    Error::new(ErrorKind::DataLoss, text).with_remedy(remedy)
+}
+
 fn read_partition(data: &Partition<'_>, from: &FetchFrom, options: &FetchOptions) -> Fetched {
     let code = data.error_code();
-    let diverged_at = data.diverging_epoch().map(|end| end.end_offset).filter(|end| end.0 >= 0);
+    let epoch_end = data.diverging_epoch().map(|end| end.end_offset).filter(|end| end.0 >= 0);
+    // An end behind the position is that of an older epoch, which says nothing of where the two parted.
+    let diverged_at = epoch_end.filter(|end| *end < from.offset);
     let error = if !code.is_ok() {
         Some(Error::broker_code(code, out_of_range(data, from).as_deref()))
     } else {
-        diverged_at.map(|end| {
-            let offset = from.offset;
-            let text = format!("the log took another way at offset {end}, before the position {offset}");
-            Error::new(ErrorKind::DataLoss, text)
-                .with_remedy(format!("records from {end} on were lost; read on from there"))
-        })
+        epoch_end.map(|_| diverged(from.offset, diverged_at))
     };
     let mut fetched = Fetched {
         tp: from.tp.clone(),

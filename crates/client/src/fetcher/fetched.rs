@@ -22,7 +22,7 @@ pub struct Fetched {
     /// The first offset of the log; `None` when the broker did not say (Fetch before v5).
     pub log_start: Option<Offset>,
     /// Where the log took another way than the records read before: what was at and behind this offset was lost in an
-    /// election (KIP-320). Then `error` says so too.
+    /// election (KIP-320). Then `error` says so too. `None` also if the broker cannot say where.
     pub diverged_at: Option<Offset>,
     /// The batches that came, in offset order. The first may begin before `requested`.
     pub batches: Vec<RecordBatch>,

@@ -317,6 +317,12 @@ impl Tickets {
         self.spans.is_empty()
     }
 
+    /// Whether all are settled: to await them takes no time then.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.spans.iter().skip(self.settled).all(|span| span.batch.is_settled())
+    }
+
     /// A ticket for each record, in the order in which they were sent.
     pub fn each(&self) -> impl Iterator<Item = Ticket> {
         self.spans.iter().flat_map(|span| {

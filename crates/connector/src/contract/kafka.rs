@@ -9,6 +9,7 @@ use super::{
 };
 use crate::checkpoint::CheckpointId;
 use crate::checkpoint::snapshot::WriterState;
+use crate::schema::Stamped;
 use crate::sink::committable::Committable;
 use crate::sink::{KafkaSink, SinkSettings};
 use crate::source::{
@@ -120,6 +121,10 @@ impl<T: Send + 'static> SinkWriter<T> for Writer<T> {
 
     async fn send(&mut self, timestamp: i64) -> Result<()> {
         self.send(timestamp).await
+    }
+
+    async fn write(&mut self, elements: Vec<Stamped<T>>) -> Result<u64> {
+        self.write(elements).await
     }
 
     async fn failed(&mut self) -> Error {

@@ -33,8 +33,8 @@
 //!    order with barriers; `Fail` ends the life. It calls [`Enumerator::tick`] when [`Enumerator::next_deadline`] is due.
 //!    When it is resolved and not reopening, for the first time, one reader is given what was at its end before ([`Enumerator::never_read`],
 //!    [`Reader::add_finished`]): the life that read it may not have come to commit its offsets.
-//! 5. A subtask calls [`Reader::next`] again and again, gives elements to [`SinkWriter::take`] and [`SinkWriter::send`], and tells the
-//!    coordinator of each `SplitFinished`, which tells the enumerator ([`Enumerator::handle_finished`]).
+//! 5. A subtask calls [`Reader::next`] again and again, gives elements to [`SinkWriter::take`] and [`SinkWriter::send`], or many at once to
+//!    [`SinkWriter::write`], and tells the coordinator of each `SplitFinished`, which tells the enumerator ([`Enumerator::handle_finished`]).
 //!
 //! # A checkpoint
 //!
@@ -67,6 +67,7 @@ pub use crate::source::{Enumerator, KafkaSource, SourceReader, Unread};
 
 use crate::checkpoint::CheckpointId;
 use crate::checkpoint::snapshot::WriterState;
+use crate::schema::Stamped;
 pub use crate::sink::KafkaSink;
 use crate::sink::SinkSettings;
 use crate::sink::committable::Committable;
@@ -194,8 +195,8 @@ pub trait Sink<T>: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Writer>> + Send;
 }
 
-/// What a subtask writes with. Every call is the subtask's, in this order, again and again: `take` and `send` for each element, `flush`,
-/// `prepare`, `snapshot`, `begin_next`.
+/// What a subtask writes with. Every call is the subtask's, in this order, again and again: `take` and `send` for each element or `write` for
+/// many, `flush`, `prepare`, `snapshot`, `begin_next`.
 pub trait SinkWriter<T>: Send + 'static {
     /// Makes a record of an element. Returns whether there is one, to be sent before the next element.
     ///
@@ -211,6 +212,30 @@ pub trait SinkWriter<T>: Send + 'static {
     /// # Cancellation
     /// The record may be sent or not.
     fn send(&mut self, timestamp: i64) -> impl Future<Output = Result<()>> + Send;
+
+    /// Writes elements one after the other, as [`take`](Self::take) and [`send`](Self::send) do. Returns how many records were sent. A
+    /// writer may have a cheaper way to the same end.
+    ///
+    /// # Errors
+    /// As `take` and `send`.
+    ///
+    /// # Cancellation
+    /// Elements up to some point were written: the life must end.
+    fn write(&mut self, elements: Vec<Stamped<T>>) -> impl Future<Output = Result<u64>> + Send
+    where
+        T: Send,
+    {
+        async move {
+            let mut sent = 0;
+            for element in elements {
+                if self.take(&element.value, element.timestamp)? {
+                    self.send(element.timestamp).await?;
+                    sent += 1;
+                }
+            }
+            Ok(sent)
+        }
+    }
 
     /// Waits for the error of a record that was sent, to be waited for beside the reader. Never returns while all goes well.
     ///

@@ -63,11 +63,12 @@ impl IdleTimer {
         self.end = End::Behind;
     }
 
-    /// A fetch answer said that nothing is left to read.
-    pub fn on_caught_up(&mut self, now: Instant) {
+    /// A fetch answer of this time said that nothing is left to read. Where what came before it was handed out later, that counts.
+    pub fn on_caught_up(&mut self, at: Instant) {
+        let at = at.max(self.last_activity);
         self.end = match self.end {
-            End::CaughtUp { since, .. } => End::CaughtUp { since, confirmed: now },
-            End::Unknown | End::Behind => End::CaughtUp { since: now, confirmed: now },
+            End::CaughtUp { since, .. } => End::CaughtUp { since, confirmed: at },
+            End::Unknown | End::Behind => End::CaughtUp { since: at, confirmed: at },
         };
     }
 
@@ -133,6 +134,19 @@ mod tests {
         assert!(!timer.is_idle(start + SECOND * 90), "the delay starts again after an outage");
         timer.on_caught_up(start + SECOND * 150);
         assert!(timer.is_idle(start + SECOND * 150));
+    }
+
+    /// A slow job hands out at 5 what came at 1, and the answer behind it came at 2.
+    #[test]
+    fn an_answer_older_than_the_last_record_counts_from_that_record() {
+        let start = Instant::now();
+        let mut timer = IdleTimer::new(Idleness { caught_up: Some(SECOND * 3), quiet: None }, start);
+        timer.on_activity(start + SECOND * 5);
+        timer.on_caught_up(start + SECOND * 2);
+        timer.on_caught_up(start + SECOND * 7);
+        assert!(!timer.is_idle(start + SECOND * 7));
+        timer.on_caught_up(start + SECOND * 8);
+        assert!(timer.is_idle(start + SECOND * 8));
     }
 
     #[test]

@@ -63,6 +63,14 @@ impl<T> Progress<T> {
         self.combiner.add(split, waits);
     }
 
+    /// A split goes back to an earlier place, or to the start of another log: its event time begins anew, as that of a split that is added
+    /// late. What was given on stays so; of what is read again, only that is late which is behind it.
+    pub fn start_over(&mut self, split: u32, now: Instant) {
+        if self.splits.contains_key(&split) {
+            self.add(split, None, now);
+        }
+    }
+
     /// Removes a split that is finished or taken away: it holds nothing back any more.
     pub fn remove(&mut self, split: u32) {
         self.splits.remove(&split);
@@ -337,6 +345,25 @@ mod tests {
         let outcome = progress.on_batch(1, &mut batch, now);
         assert_eq!(outcome.events, [(1, ProgressEvent::Watermark(10)), (3, ProgressEvent::Watermark(20))]);
         assert_eq!(batch.iter().map(|element| element.timestamp).collect::<Vec<_>>(), [2, 10, 14, 20]);
+    }
+
+    #[test]
+    fn a_split_that_goes_back_holds_the_watermark_from_there_on() {
+        let now = Instant::now();
+        let mut progress = Progress::new(WatermarkStrategy::monotonous());
+        progress.add(1, None, now);
+        progress.add(2, None, now);
+        progress.on_assigned();
+        progress.on_batch(1, &mut elements(&[100]), now);
+        progress.on_batch(2, &mut elements(&[31]), now);
+        assert_eq!(tick(&mut progress, now), [ProgressEvent::Watermark(30)]);
+        progress.start_over(1, now);
+        progress.start_over(3, now);
+        progress.on_batch(2, &mut elements(&[200]), now);
+        assert_eq!(tick(&mut progress, now), [], "what it had said says nothing any more");
+        assert_eq!((progress.max_timestamp(1), progress.watermark()), (None, Some(30)));
+        progress.on_batch(1, &mut elements(&[50]), now);
+        assert_eq!(tick(&mut progress, now), [ProgressEvent::Watermark(49)]);
     }
 
     #[test]

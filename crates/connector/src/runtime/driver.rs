@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use milena::Client;
@@ -44,8 +45,8 @@ pub(super) struct Run<'a> {
     control: &'a JobControl,
     report: &'a mut JobReport,
     began: Instant,
-    /// Records of the runs before this restart.
-    before: (u64, u64),
+    /// Records and bytes of the runs before this restart.
+    before: (u64, u64, u64),
     before_late: u64,
     store: Option<Arc<Checkpoints>>,
     source_client: Client,
@@ -153,7 +154,7 @@ impl<'a> Run<'a> {
         metrics.aborted_lingering += recovered.aborted;
         metrics.watermark = restored.as_ref().and_then(|state| state.watermark).max(metrics.watermark);
         metrics.checkpoint_watermark = restored.as_ref().and_then(|state| state.watermark);
-        let before = (metrics.records_in, metrics.records_out);
+        let before = (metrics.records_in, metrics.records_out, metrics.bytes_out);
         let before_late = metrics.late_records;
         let grammar = recovery::grammar(&sink, config.parallelism);
         let (enumerator, states) = persist::restore(pipeline, config, restored)?;
@@ -504,12 +505,18 @@ impl<'a> Run<'a> {
         let enumerator = self.enumerator.metrics();
         let mut source = SourceMetrics {
             dropped_partitions: enumerator.dropped,
+            waited_for_partitions: enumerator.waited_for,
+            unsubscribed_partitions: enumerator.kept_unsubscribed,
             failed_discoveries: enumerator.failures,
             ..SourceMetrics::default()
         };
+        let mut partitions = Vec::new();
         for live in self.gauges.iter().filter_map(|gauges| gauges.source.get()) {
             source.add(&live.read());
+            partitions.extend(live.splits());
         }
+        partitions.sort_by(|one, other| one.topic_partition.cmp(&other.topic_partition));
+        self.report.metrics.partitions = partitions;
         self.report.metrics.source = source;
         self.report.metrics.watermark = job_watermark(self.report.metrics.watermark, &subtasks);
         self.report.metrics.subtasks = subtasks;
@@ -526,6 +533,8 @@ impl<'a> Run<'a> {
             self.before.0 + metrics.subtasks.iter().map(|subtask| subtask.records_in).sum::<u64>();
         metrics.records_out =
             self.before.1 + metrics.subtasks.iter().map(|subtask| subtask.records_out).sum::<u64>();
+        let bytes = self.gauges.iter().map(|gauges| gauges.bytes_out.load(Ordering::Relaxed));
+        metrics.bytes_out = self.before.2 + bytes.sum::<u64>();
         metrics.late_records =
             self.before_late + metrics.subtasks.iter().map(|subtask| subtask.late_records).sum::<u64>();
         metrics.pending_commits = self.commits.len() as u64;

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use crate::checkpoint::CheckpointId;
 use crate::contract::SinkWriter;
 use crate::sink::OutcomeCounts;
-use crate::source::{LiveMetrics, SourceMetrics};
+use crate::source::{LiveMetrics, SourceMetrics, SplitMetrics};
 
 /// What a job is doing now.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -19,6 +19,8 @@ pub struct JobMetrics {
     pub records_in: u64,
     /// Records handed to the producer.
     pub records_out: u64,
+    /// Bytes of their keys, values and headers.
+    pub bytes_out: u64,
     /// Checkpoints completed in this run.
     pub checkpoints: u64,
     /// The newest complete checkpoint.
@@ -50,6 +52,10 @@ pub struct JobMetrics {
     pub watermark: Option<i64>,
     /// What the source counts: what it left out, reset, dropped, committed, and how far it is behind.
     pub source: SourceMetrics,
+    /// The partitions that are being read, in order: position, end, committed offset, watermark, and what each waits for. At most a tick
+    /// old, and not in the report's JSON.
+    #[serde(skip)]
+    pub partitions: Vec<SplitMetrics>,
     /// The subtasks.
     pub subtasks: Vec<SubtaskMetrics>,
     /// The next offset of each partition at the newest complete checkpoint, by `topic-partition`.
@@ -61,6 +67,14 @@ pub struct JobMetrics {
     /// How long this run has lasted.
     #[serde(serialize_with = "milliseconds")]
     pub elapsed: Duration,
+}
+
+impl JobMetrics {
+    /// How far the watermark is behind this time, both in milliseconds since 1970. Flink: `watermarkLag`.
+    #[must_use]
+    pub fn watermark_lag(&self, now_ms: i64) -> Option<i64> {
+        self.watermark.map(|watermark| now_ms.saturating_sub(watermark))
+    }
 }
 
 /// What a subtask is doing now.
@@ -122,6 +136,7 @@ fn milliseconds_opt<S: Serializer>(duration: &Option<Duration>, out: S) -> Resul
 pub(super) struct Gauges {
     pub(super) records_in: AtomicU64,
     pub(super) records_out: AtomicU64,
+    pub(super) bytes_out: AtomicU64,
     records_dropped: AtomicU64,
     dead_letters: AtomicU64,
     pub(super) late: AtomicU64,
@@ -143,6 +158,7 @@ impl Gauges {
         Self {
             records_in: AtomicU64::new(0),
             records_out: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
             records_dropped: AtomicU64::new(0),
             dead_letters: AtomicU64::new(0),
             late: AtomicU64::new(0),
@@ -163,6 +179,7 @@ impl Gauges {
     /// Takes over what a writer knows.
     pub(super) fn take_from<T>(&self, writer: &impl SinkWriter<T>) {
         let counts = writer.counts();
+        self.bytes_out.store(counts.bytes, Ordering::Relaxed);
         self.records_dropped.store(counts.dropped, Ordering::Relaxed);
         self.dead_letters.store(counts.dead_letters, Ordering::Relaxed);
         let since = writer.open_since().map(|since| since.saturating_duration_since(self.origin).as_millis());

@@ -378,12 +378,8 @@ where
     }
 
     async fn write(&mut self, elements: Vec<Stamped<C::Out>>) -> Result<(), Halt> {
-        for element in elements {
-            if self.writer.take(&element.value, element.timestamp)? {
-                self.writer.send(element.timestamp).await?;
-                self.context.gauges.records_out.fetch_add(1, Ordering::Relaxed);
-            }
-        }
+        let sent = self.writer.write(elements).await?;
+        self.context.gauges.records_out.fetch_add(sent, Ordering::Relaxed);
         self.context.gauges.late.store(self.chain.late(), Ordering::Relaxed);
         self.context.gauges.take_from(&self.writer);
         Ok(())

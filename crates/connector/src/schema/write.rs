@@ -7,15 +7,60 @@ use std::sync::Arc;
 
 use crate::BoxError;
 
-/// The record a serializer fills. The sink reuses one, so a warm serializer allocates nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The record a serializer fills. The sink uses one again and again, with the memory that its key and value took, so a serializer that
+/// writes into it allocates nothing for records of ordinary size.
+#[derive(Clone, Debug, Default)]
 pub struct SinkRecord {
+    /// The topic set last, of this record if `has_topic`.
     topic: Option<Arc<str>>,
+    has_topic: bool,
     partition: Option<PartitionId>,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
+    key: Part,
+    value: Part,
     headers: Vec<(String, Option<Vec<u8>>)>,
     timestamp: Option<i64>,
+}
+
+impl PartialEq for SinkRecord {
+    fn eq(&self, other: &Self) -> bool {
+        let fields = |of: &Self| (of.partition, of.timestamp);
+        fields(self) == fields(other)
+            && self.topic() == other.topic()
+            && self.key() == other.key()
+            && self.value() == other.value()
+            && self.headers == other.headers
+    }
+}
+
+impl Eq for SinkRecord {}
+
+/// A key or a value, or none; its memory stays.
+#[derive(Clone, Debug, Default)]
+struct Part {
+    bytes: Vec<u8>,
+    is_set: bool,
+}
+
+/// More memory than this is not kept for the next record: a few large records would hold it for ever.
+const KEPT_BYTES: usize = 4 << 10;
+
+impl Part {
+    fn set(&mut self) -> &mut Vec<u8> {
+        self.is_set = true;
+        self.bytes.clear();
+        &mut self.bytes
+    }
+
+    fn clear(&mut self) {
+        self.is_set = false;
+        if self.bytes.capacity() > KEPT_BYTES {
+            self.bytes = Vec::new();
+        }
+    }
+
+    fn get(&self) -> Option<&[u8]> {
+        self.is_set.then_some(self.bytes.as_slice())
+    }
 }
 
 impl SinkRecord {
@@ -25,12 +70,12 @@ impl SinkRecord {
         Self::default()
     }
 
-    /// Makes the record empty, for the next element. Buffers keep their memory where they can.
+    /// Makes the record empty, for the next element. Key and value keep their memory up to 4 KiB each.
     pub fn clear(&mut self) {
-        self.topic = None;
+        self.has_topic = false;
         self.partition = None;
-        self.key = None;
-        self.value = None;
+        self.key.clear();
+        self.value.clear();
         self.headers.clear();
         self.timestamp = None;
     }
@@ -38,6 +83,17 @@ impl SinkRecord {
     /// Sets the topic.
     pub fn set_topic(&mut self, topic: impl Into<Arc<str>>) -> &mut Self {
         self.topic = Some(topic.into());
+        self.has_topic = true;
+        self
+    }
+
+    /// Sets the topic to one that many records share. Cheaper than [`set_topic`](Self::set_topic) where it is that of the record before, even
+    /// without any count of references that threads would contend for.
+    pub fn set_shared_topic(&mut self, topic: &Arc<str>) -> &mut Self {
+        if !self.topic.as_ref().is_some_and(|last| Arc::ptr_eq(last, topic)) {
+            self.topic = Some(Arc::clone(topic));
+        }
+        self.has_topic = true;
         self
     }
 
@@ -53,16 +109,21 @@ impl SinkRecord {
         self
     }
 
-    /// Sets the key.
-    pub fn set_key(&mut self, key: impl Into<Vec<u8>>) -> &mut Self {
-        self.key = Some(key.into());
+    /// Sets the key to a copy of these bytes.
+    pub fn set_key(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
+        self.key.set().extend_from_slice(key.as_ref());
         self
     }
 
-    /// Sets the value. Without it the record is a tombstone.
-    pub fn set_value(&mut self, value: impl Into<Vec<u8>>) -> &mut Self {
-        self.value = Some(value.into());
+    /// Sets the value to a copy of these bytes. Without it the record is a tombstone.
+    pub fn set_value(&mut self, value: impl AsRef<[u8]>) -> &mut Self {
+        self.value.set().extend_from_slice(value.as_ref());
         self
+    }
+
+    /// Sets the value to nothing yet, and gives the buffer to write it into.
+    pub fn begin_value(&mut self) -> &mut Vec<u8> {
+        self.value.set()
     }
 
     /// Adds a header; order and duplicates are kept.
@@ -80,7 +141,7 @@ impl SinkRecord {
     /// The topic, if one is set.
     #[must_use]
     pub fn topic(&self) -> Option<&Arc<str>> {
-        self.topic.as_ref()
+        self.topic.as_ref().filter(|_| self.has_topic)
     }
 
     /// The partition, if one is set.
@@ -92,19 +153,27 @@ impl SinkRecord {
     /// The key, if one is set.
     #[must_use]
     pub fn key(&self) -> Option<&[u8]> {
-        self.key.as_deref()
+        self.key.get()
     }
 
     /// The value; `None` is a tombstone.
     #[must_use]
     pub fn value(&self) -> Option<&[u8]> {
-        self.value.as_deref()
+        self.value.get()
     }
 
     /// The headers, in order.
     #[must_use]
     pub fn headers(&self) -> &[(String, Option<Vec<u8>>)] {
         &self.headers
+    }
+
+    /// The bytes of key, value and headers.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        let header =
+            |(name, value): &(String, Option<Vec<u8>>)| name.len() + value.as_ref().map_or(0, Vec::len);
+        let parts = self.key().map_or(0, <[u8]>::len) + self.value().map_or(0, <[u8]>::len);
+        (parts + self.headers.iter().map(header).sum::<usize>()) as u64
     }
 
     /// The timestamp, if one is set.
@@ -148,7 +217,7 @@ impl BytesSerializer {
 
 impl Serializer<Bytes> for BytesSerializer {
     fn serialize(&mut self, value: &Bytes, _timestamp: i64, out: &mut SinkRecord) -> Result<Emit, BoxError> {
-        out.set_topic(Arc::clone(&self.topic)).set_value(value.as_ref());
+        out.set_shared_topic(&self.topic).set_value(value.as_ref());
         Ok(Emit::Write)
     }
 }
@@ -160,7 +229,7 @@ impl Serializer<Vec<u8>> for BytesSerializer {
         _timestamp: i64,
         out: &mut SinkRecord,
     ) -> Result<Emit, BoxError> {
-        out.set_topic(Arc::clone(&self.topic)).set_value(value.as_slice());
+        out.set_shared_topic(&self.topic).set_value(value.as_slice());
         Ok(Emit::Write)
     }
 }
@@ -181,7 +250,7 @@ impl StringSerializer {
 
 impl<T: AsRef<str>> Serializer<T> for StringSerializer {
     fn serialize(&mut self, value: &T, _timestamp: i64, out: &mut SinkRecord) -> Result<Emit, BoxError> {
-        out.set_topic(Arc::clone(&self.topic)).set_value(value.as_ref().as_bytes());
+        out.set_shared_topic(&self.topic).set_value(value.as_ref().as_bytes());
         Ok(Emit::Write)
     }
 }
@@ -202,7 +271,7 @@ impl JsonSerializer {
 
 impl<T: Serialize> Serializer<T> for JsonSerializer {
     fn serialize(&mut self, value: &T, _timestamp: i64, out: &mut SinkRecord) -> Result<Emit, BoxError> {
-        out.set_topic(Arc::clone(&self.topic)).set_value(serde_json::to_vec(value)?);
+        serde_json::to_writer(out.set_shared_topic(&self.topic).begin_value(), value)?;
         Ok(Emit::Write)
     }
 }
@@ -251,6 +320,33 @@ mod tests {
         assert_eq!(record.headers(), [("a".to_owned(), None), ("a".to_owned(), Some(b"2".to_vec()))]);
         record.clear();
         assert_eq!(record, SinkRecord::new());
+        assert_eq!((record.topic(), record.key(), record.value()), (None, None, None));
+        record.set_value("");
+        assert_eq!((record.key(), record.value()), (None, Some(&b""[..])), "empty is not null");
+    }
+
+    #[test]
+    fn memory_is_kept_for_ordinary_records_only() {
+        let mut record = SinkRecord::new();
+        record.set_value([7; 1000]);
+        let kept = record.value().unwrap().as_ptr();
+        record.clear();
+        assert_eq!(record.set_value([8; 900]).value().unwrap().as_ptr(), kept);
+        record.set_value(vec![9; KEPT_BYTES + 1]);
+        record.clear();
+        assert_eq!(record.value.bytes.capacity(), 0);
+    }
+
+    #[test]
+    fn a_shared_topic_is_that_of_the_record_and_not_of_the_one_before() {
+        let (one, other): (Arc<str>, Arc<str>) = ("one".into(), "other".into());
+        let mut record = SinkRecord::new();
+        for topic in [&one, &one, &other, &one] {
+            record.clear();
+            assert_eq!(record.topic(), None);
+            assert_eq!(record.set_shared_topic(topic).topic(), Some(topic));
+        }
+        assert_eq!(Arc::strong_count(&one), 2, "one reference, whatever the number of records");
     }
 
     #[test]

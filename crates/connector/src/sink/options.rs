@@ -8,12 +8,16 @@ use super::naming::{ClassicNames, Naming};
 use super::{Delivery, KafkaSink, KafkaSinkBuilder, SinkPartitioning};
 use crate::{Error, ErrorKind, Result};
 
+/// Names that mean something to Flink only: metrics of theirs, and retries in place of a deadline.
+const WITHOUT_EFFECT: [&str; 3] =
+    ["register.producer.metrics", "flink.disable-metrics", "sink.committer.retries"];
+
 impl<T> KafkaSink<T> {
     /// A builder with what the options say, and the names of those that nobody knows.
     ///
     /// | option | meaning |
     /// |---|---|
-    /// | `sink.delivery-guarantee` | `none`, `at-least-once` or `exactly-once` |
+    /// | `sink.delivery-guarantee`, once `sink.semantic` | `none`, `at-least-once` or `exactly-once` |
     /// | `sink.transactional-id-prefix` | see [`transactional_id_prefix`](KafkaSinkBuilder::transactional_id_prefix) |
     /// | `sink.transaction-naming-strategy` | `DEFAULT`, `POOLING`, `INCREMENTING` or `CLASSIC` |
     /// | `sink.partitioner` | `default`, `fixed` or `round-robin` |
@@ -37,13 +41,17 @@ impl<T> KafkaSink<T> {
             let (name, value) = (name.as_ref(), value.as_ref());
             let name = name.strip_prefix("properties.").unwrap_or(name);
             builder = match name {
-                "sink.delivery-guarantee" => builder.delivery(delivery(name, value)?),
+                "sink.delivery-guarantee" | "sink.semantic" => builder.delivery(delivery(name, value)?),
                 "sink.transactional-id-prefix" => builder.transactional_id_prefix(value),
                 "sink.transaction-naming-strategy" => builder.naming(naming(name, value)?),
                 "sink.partitioner" => builder.partitioning(partitioning(name, value)?),
                 "transaction.timeout.ms" => {
                     let millis = value.parse().map_err(|_| wrong(name, value, "a number of milliseconds"))?;
                     builder.transaction_timeout(Duration::from_millis(millis))
+                }
+                _ if WITHOUT_EFFECT.contains(&name) => {
+                    tracing::info!(name, "this setting has no meaning here");
+                    builder
                 }
                 _ => {
                     rest.push((name.to_owned(), value.to_owned()));
@@ -113,6 +121,7 @@ mod tests {
             ("sink.partitioner", "round-robin"),
             ("transaction.timeout.ms", "90000"),
             ("linger.ms", "7"),
+            ("sink.committer.retries", "10"),
             ("key.serializer", "org.apache.kafka.common.serialization.ByteArraySerializer"),
             ("no.such.option", "1"),
         ])
@@ -174,7 +183,12 @@ mod tests {
 
     #[test]
     fn a_wrong_value_says_what_it_must_be() {
-        for option in ["sink.delivery-guarantee", "sink.transaction-naming-strategy", "sink.partitioner"] {
+        for option in [
+            "sink.delivery-guarantee",
+            "sink.semantic",
+            "sink.transaction-naming-strategy",
+            "sink.partitioner",
+        ] {
             let error = KafkaSink::<String>::from_properties([(option, "x")]).unwrap_err().to_string();
             assert!(error.contains(option) && error.contains("must be"), "{error}");
         }

@@ -83,14 +83,13 @@ impl<T> Serializer<T> for RecordSerializer<T> {
         if self.skip.as_ref().is_some_and(|skip| skip(value)) {
             return Ok(Emit::Skip);
         }
-        let topic = match &*self.topic {
-            Topic::One(topic) => Arc::clone(topic),
+        match &*self.topic {
+            Topic::One(topic) => out.set_shared_topic(topic),
             Topic::Each(choose, default) => match choose(value)?.or_else(|| default.clone()) {
-                Some(topic) => topic,
+                Some(topic) => out.set_topic(topic),
                 None => return Err("no topic was chosen, and there is no default one".into()),
             },
         };
-        out.set_topic(topic);
         if let Some(headers) = &self.headers {
             for (name, value) in headers(value)? {
                 out.add_header(name, value.as_deref());

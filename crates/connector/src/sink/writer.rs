@@ -8,6 +8,7 @@
 //! * A transaction is begun with its first record: there are no empty ones to commit or to checkpoint.
 //! * Each transaction has its own producer id and epoch, for each begins with `InitProducerId`.
 
+mod runs;
 mod transactions;
 
 use std::collections::VecDeque;
@@ -18,7 +19,7 @@ use std::time::Instant;
 
 use milena::cluster::Topic;
 use milena::protocol::records::Header;
-use milena::{Client, PartitionId, Producer, ProducerRecord, RecordMetadata, Ticket};
+use milena::{Client, PartitionId, Producer, ProducerRecord, RecordMetadata, Ticket, Tickets};
 
 use super::committable::Committable;
 use super::naming::NamePool;
@@ -28,7 +29,7 @@ use super::{Delivery, KafkaSink, SinkPartitioning};
 use crate::checkpoint::CheckpointId;
 use crate::checkpoint::snapshot::WriterState;
 use crate::schema::{Emit, Serializer, SinkRecord};
-use crate::{Error, ErrorKind, Result};
+use crate::{BoxError, Error, ErrorKind, Result};
 use transactions::{Current, Transactions};
 
 /// Which writer it is.
@@ -45,6 +46,8 @@ pub struct WriterContext {
 /// What a writer has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriterCounts {
+    /// Bytes of keys, values and headers that went to the producer.
+    pub bytes: u64,
     /// Records left out because they can't be written, by [`OnRecordError::Drop`].
     pub dropped: u64,
     /// Records written to the dead-letter topic instead.
@@ -60,6 +63,8 @@ pub struct Writer<T> {
     written: Written,
     serializer: Box<dyn Serializer<T>>,
     record: SinkRecord,
+    /// Records that are sent together, and used again.
+    run: Vec<SinkRecord>,
     path: Path,
     /// Records sent and not yet known to be written, oldest first.
     unconfirmed: VecDeque<Sent>,
@@ -69,11 +74,15 @@ pub struct Writer<T> {
     counts: WriterCounts,
 }
 
-/// A record on its way.
-struct Sent {
-    ticket: Ticket,
-    /// The record itself, where it may have to become a dead letter.
-    kept: Option<Box<SinkRecord>>,
+/// What is on its way.
+enum Sent {
+    One {
+        ticket: Ticket,
+        /// The record itself, where it may have to become a dead letter.
+        kept: Option<Box<SinkRecord>>,
+    },
+    /// Records of which none may be passed over, and nobody is told.
+    Run(Tickets),
 }
 
 /// The partitions of the topic that was written last.
@@ -122,6 +131,7 @@ impl<T> Writer<T> {
             written: settings.written.clone(),
             serializer: (sink.serializer)(),
             record: SinkRecord::new(),
+            run: Vec::new(),
             path,
             unconfirmed: VecDeque::new(),
             partitions: None,
@@ -147,8 +157,7 @@ impl<T> Writer<T> {
         match self.serializer.serialize(value, timestamp, &mut self.record) {
             Ok(emit) => Ok(emit == Emit::Write),
             Err(error) => {
-                let text = format!("an element can't be serialized (subtask {})", self.context.subtask);
-                let error = Error::new(ErrorKind::Schema, text).with_source(error);
+                let error = self.unserialized(error);
                 self.pass_over(error)
             }
         }
@@ -178,14 +187,14 @@ impl<T> Writer<T> {
                     }
                     record
                 });
-                self.unconfirmed.push_back(Sent { ticket, kept: timed });
+                self.unconfirmed.push_back(Sent::One { ticket, kept: timed });
                 Ok(())
             }
             Err(Unsent::Record(error)) => match self.pass_over(error)? {
                 // It is a dead letter now, and a dead letter that can't be written either fails the job.
                 true => {
                     let ticket = self.try_send(timestamp).await.map_err(Unsent::into_error)?;
-                    self.unconfirmed.push_back(Sent { ticket, kept: None });
+                    self.unconfirmed.push_back(Sent::One { ticket, kept: None });
                     Ok(())
                 }
                 false => Ok(()),
@@ -195,10 +204,7 @@ impl<T> Writer<T> {
     }
 
     async fn try_send(&mut self, timestamp: i64) -> Result<Ticket, Unsent> {
-        let Some(topic) = self.record.topic().cloned() else {
-            let text = "the serializer filled a record without a topic";
-            return Err(Unsent::Record(Error::new(ErrorKind::Schema, text)));
-        };
+        let topic = self.record.topic().cloned().ok_or_else(|| Unsent::Record(without_topic()))?;
         let partition = match self.record.partition() {
             Some(partition) => Some(partition),
             None if self.partitioning.needs_partitions() => self.choose(&topic).await?,
@@ -223,7 +229,9 @@ impl<T> Writer<T> {
             Path::Plain { producer, .. } => producer.send(record).await,
             Path::Transactions(transactions) => transactions.send(record).await,
         };
-        sent.map_err(|error| self.unsent(error))
+        let ticket = sent.map_err(|error| self.unsent(error))?;
+        self.counts.bytes += self.record.len_bytes();
+        Ok(ticket)
     }
 
     async fn choose(&mut self, topic: &Arc<str>) -> Result<Option<PartitionId>, Unsent> {
@@ -254,6 +262,11 @@ impl<T> Writer<T> {
         }
     }
 
+    fn unserialized(&self, error: BoxError) -> Error {
+        let text = format!("an element can't be serialized (subtask {})", self.context.subtask);
+        Error::new(ErrorKind::Schema, text).with_source(error)
+    }
+
     /// What the policy says about the record at hand: whether it is now a dead letter to be sent.
     fn pass_over(&mut self, error: Error) -> Result<bool> {
         match &self.on_record_error {
@@ -278,13 +291,16 @@ impl<T> Writer<T> {
     /// Nothing is lost: the next call goes on.
     pub async fn failed(&mut self) -> Error {
         while let Some(sent) = self.unconfirmed.front_mut() {
-            let result = (&mut sent.ticket).await;
+            let result = match sent {
+                Sent::One { ticket, .. } => ticket.await.map(Some),
+                Sent::Run(tickets) => tickets.await.map(|()| None),
+            };
             if result.as_ref().is_err_and(|error| self.may_pass_over(error)) {
                 break;
             }
             self.unconfirmed.pop_front();
             match result {
-                Ok(metadata) => self.written.tell(&metadata),
+                Ok(metadata) => metadata.iter().for_each(|metadata| self.written.tell(metadata)),
                 Err(error) => return self.explain(error),
             }
         }
@@ -319,8 +335,17 @@ impl<T> Writer<T> {
             return Err(self.explain(error));
         }
         while let Some(sent) = self.unconfirmed.front_mut() {
-            let result = (&mut sent.ticket).await;
-            self.confirm(result).await?;
+            match sent {
+                Sent::One { ticket, .. } => {
+                    let result = ticket.await;
+                    self.confirm(result).await?;
+                }
+                Sent::Run(tickets) => {
+                    let result = tickets.await;
+                    self.unconfirmed.pop_front();
+                    result.map_err(|error| self.explain(error))?;
+                }
+            }
         }
         Ok(())
     }
@@ -334,7 +359,10 @@ impl<T> Writer<T> {
                 Ok(())
             }
             Err(error) => {
-                let kept = sent.and_then(|sent| sent.kept);
+                let kept = match sent {
+                    Some(Sent::One { kept, .. }) => kept,
+                    Some(Sent::Run(_)) | None => None,
+                };
                 self.refused(error, kept).await
             }
         }
@@ -360,7 +388,7 @@ impl<T> Writer<T> {
         };
         self.record = at_hand;
         let ticket = sent?;
-        self.unconfirmed.extend(ticket.map(|ticket| Sent { ticket, kept: None }));
+        self.unconfirmed.extend(ticket.map(|ticket| Sent::One { ticket, kept: None }));
         Ok(())
     }
 
@@ -433,8 +461,17 @@ impl<T> Writer<T> {
 
     /// Takes what is known already, without waiting. Refused records that may be passed over wait for the next flush.
     fn take_confirmed(&mut self) -> Result<()> {
-        while let Some(sent) = self.unconfirmed.front() {
-            match sent.ticket.result() {
+        while let Some(sent) = self.unconfirmed.front_mut() {
+            let ticket = match sent {
+                Sent::One { ticket, .. } => ticket,
+                Sent::Run(tickets) => {
+                    let Some(result) = runs::settled(tickets) else { return Ok(()) };
+                    self.unconfirmed.pop_front();
+                    result.map_err(|error| self.explain(error))?;
+                    continue;
+                }
+            };
+            match ticket.result() {
                 None => return Ok(()),
                 Some(Ok(metadata)) => {
                     self.unconfirmed.pop_front();
@@ -456,6 +493,10 @@ impl<T> Writer<T> {
             Path::Transactions(transactions) => transactions.explain(error),
         }
     }
+}
+
+fn without_topic() -> Error {
+    Error::new(ErrorKind::Schema, "the serializer filled a record without a topic")
 }
 
 /// Why a record was not sent.

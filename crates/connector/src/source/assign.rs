@@ -115,6 +115,31 @@ mod tests {
         }
     }
 
+    /// What Flink's own classes answered; `cargo xtask flink-hash` asks them again.
+    // scenario: 5.2.32
+    #[test]
+    fn owners_are_those_that_flinks_own_classes_name() {
+        let mut lines = include_str!("flink_owners.tsv").lines().skip(1);
+        let numbers =
+            |text: &str| -> Vec<u32> { text.split('\t').map(|number| number.parse().unwrap()).collect() };
+        let head = lines.next().and_then(|line| line.strip_prefix("topic\tparallelism\t")).unwrap();
+        let partitions = numbers(head);
+        let (mut asked, mut negative) = (0, 0);
+        for line in lines {
+            let (topic, rest) = line.split_once('\t').unwrap();
+            let (width, owners) = rest.split_once('\t').unwrap();
+            let width: u32 = width.parse().unwrap();
+            let load = vec![Load::default(); width as usize];
+            for (partition, expected) in partitions.iter().zip(numbers(owners)) {
+                let at = TopicPartition::new(topic, i32::try_from(*partition).unwrap());
+                assert_eq!(Assigner::FlinkHash.owner(&at, &load), expected, "{at:?} over {width}");
+                asked += 1;
+            }
+            negative += u32::from(java_hash(topic) < 0);
+        }
+        assert!(asked > 3000 && negative > 100, "{asked} of them, {negative} of negative hashes");
+    }
+
     // scenario: 5.2.28, 5.2.29, 5.2.30
     #[test]
     fn partitions_of_one_topic_are_dealt_evenly() {

@@ -449,6 +449,7 @@ impl Readers {
 proptest! {
     /// Over random discoveries, failures, crashes of readers and restores with another parallelism: no partition is assigned twice,
     /// none that was ever assigned is lost, and in the end every one is read by its owner.
+    // scenario: 5.4.29
     #[test]
     fn no_split_is_lost_or_assigned_twice(steps in steps()) {
         let removed = RemovedPartition { confirmations: 1, action: RemovedAction::Wait };

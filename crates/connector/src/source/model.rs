@@ -90,6 +90,11 @@ impl Reader {
         }
     }
 
+    /// A new reader of the same source.
+    pub(crate) fn successor(&self) -> Self {
+        Self::new(self.source.clone())
+    }
+
     fn slot(&self, at: &TopicPartition) -> Option<u32> {
         self.cursors.iter().find(|(_, cursor)| cursor.topic_partition() == at).map(|(slot, _)| *slot)
     }
@@ -127,17 +132,20 @@ impl Reader {
     }
 
     pub(crate) fn snapshot(&mut self, checkpoint: u64, unread: &[Unread]) -> Vec<Split> {
-        let splits = self.cursors.values().map(|cursor| &cursor.split).chain(&self.ending);
-        let mut splits: Vec<Split> = splits.cloned().collect();
-        for unread in unread {
-            for split in splits.iter_mut().filter(|split| split.topic_partition == unread.topic_partition) {
-                split.next_offset = unread.next_offset;
-                split.max_timestamp = unread.max_timestamp;
-            }
-        }
+        let splits = self.positions_before(unread);
         let mut positions = self.positions();
         positions.extend(splits.iter().map(|split| (split.topic_partition.clone(), position(split))));
         self.commits.on_snapshot(checkpoint, positions);
+        splits
+    }
+
+    /// Where each split stands, before what was not passed on.
+    pub(crate) fn positions_before(&self, unread: &[Unread]) -> Vec<Split> {
+        let splits = self.cursors.values().map(|cursor| &cursor.split).chain(&self.ending);
+        let mut splits: Vec<Split> = splits.cloned().collect();
+        for unread in unread {
+            unread.put_back(&mut splits);
+        }
         splits
     }
 

@@ -273,7 +273,7 @@ impl<T: Send + 'static> SourceReader<T> {
                     self.alignment = None;
                     self.commit_periodically(now, true);
                     self.start_commit(now);
-                    self.live.set(self.metrics().summary());
+                    self.live.set(self.metrics());
                     return Ok(ReaderEvent::Finished);
                 }
                 self.wait(now).await?;
@@ -308,7 +308,7 @@ impl<T: Send + 'static> SourceReader<T> {
                 () = tokio::time::sleep_until(until.into()) => {}
             }
         }
-        self.live.set(self.metrics().summary());
+        self.live.set(self.metrics());
     }
 
     fn settings(&self) -> &SourceSettings<T> {
@@ -371,7 +371,7 @@ impl<T: Send + 'static> SourceReader<T> {
         });
         self.queue_progress();
         self.align();
-        self.live.set(self.metrics_of(&states).summary());
+        self.live.set(self.metrics_of(&states));
     }
 
     /// Takes what has arrived, without waiting.

@@ -12,6 +12,8 @@ use crate::progress::CommitMetrics;
 pub struct ReaderMetrics {
     /// Records read.
     pub records: u64,
+    /// Bytes that came, before decompression: with records that may not be seen, and pieces of batches that did not fit into an answer.
+    pub bytes: u64,
     /// Records left out because the deserializer refused them.
     pub skipped_records: u64,
     /// Records written to the dead-letter topic because the deserializer refused them.
@@ -39,6 +41,8 @@ pub struct ReaderMetrics {
 /// What the readers of a source and its enumerator count, in sum: one number for each policy that lets a job go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SourceMetrics {
+    /// Bytes that came, before decompression: with records that may not be seen, and pieces of batches that did not fit into an answer.
+    pub bytes: u64,
     /// Records left out because the deserializer refused them.
     pub skipped_records: u64,
     /// Records written to the dead-letter topic.
@@ -53,6 +57,10 @@ pub struct SourceMetrics {
     pub recreated: u64,
     /// Partitions dropped because they disappeared or are not subscribed any more.
     pub dropped_partitions: u64,
+    /// Partitions that are gone and waited for.
+    pub waited_for_partitions: u64,
+    /// Restored partitions that are read though they are not subscribed any more.
+    pub unsubscribed_partitions: u64,
     /// Discoveries that failed.
     pub failed_discoveries: u64,
     /// Offsets committed to the group, by request.
@@ -77,6 +85,7 @@ impl SourceMetrics {
     /// Adds the numbers of another reader.
     pub fn add(&mut self, other: &Self) {
         for (sum, more) in [
+            (&mut self.bytes, other.bytes),
             (&mut self.skipped_records, other.skipped_records),
             (&mut self.dead_letters, other.dead_letters),
             (&mut self.resets, other.resets),
@@ -84,6 +93,8 @@ impl SourceMetrics {
             (&mut self.truncations, other.truncations),
             (&mut self.recreated, other.recreated),
             (&mut self.dropped_partitions, other.dropped_partitions),
+            (&mut self.waited_for_partitions, other.waited_for_partitions),
+            (&mut self.unsubscribed_partitions, other.unsubscribed_partitions),
             (&mut self.failed_discoveries, other.failed_discoveries),
             (&mut self.commits_succeeded, other.commits_succeeded),
             (&mut self.commits_failed, other.commits_failed),
@@ -101,17 +112,30 @@ impl SourceMetrics {
 
 /// The newest numbers of a reader, to be looked at from elsewhere while it reads; they are at most a tick old.
 #[derive(Clone, Debug, Default)]
-pub struct LiveMetrics(Arc<Mutex<SourceMetrics>>);
+pub struct LiveMetrics(Arc<Mutex<Live>>);
+
+#[derive(Debug, Default)]
+struct Live {
+    sum: SourceMetrics,
+    splits: Vec<SplitMetrics>,
+}
 
 impl LiveMetrics {
     /// The numbers.
     #[must_use]
     pub fn read(&self) -> SourceMetrics {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).sum
     }
 
-    pub(super) fn set(&self, metrics: SourceMetrics) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = metrics;
+    /// Where each split stands.
+    #[must_use]
+    pub fn splits(&self) -> Vec<SplitMetrics> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).splits.clone()
+    }
+
+    pub(super) fn set(&self, metrics: ReaderMetrics) {
+        let live = Live { sum: metrics.summary(), splits: metrics.splits };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = live;
     }
 }
 
@@ -122,6 +146,7 @@ impl ReaderMetrics {
         let count =
             |holds: fn(&SplitMetrics) -> bool| self.splits.iter().filter(|split| holds(split)).count() as u64;
         SourceMetrics {
+            bytes: self.bytes,
             skipped_records: self.skipped_records,
             dead_letters: self.dead_letters,
             resets: self.resets,

@@ -43,6 +43,8 @@ pub(crate) enum Flaw {
     NeverRestoresStates,
     /// Functions are not told the time.
     SwallowsWatermarks,
+    /// They take the time from what one partition brought, not from all of them.
+    TakesTimeFromElements,
     /// A function's state is taken before the last elements have passed it.
     TakesStatesTooEarly,
     /// A savepoint is written and not gone on from.
@@ -50,7 +52,7 @@ pub(crate) enum Flaw {
 }
 
 impl Flaw {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::ForgetsCommittables,
         Self::NeverRecovers,
         Self::SnapshotsTooEarly,
@@ -61,6 +63,7 @@ impl Flaw {
         Self::ForgetsStates,
         Self::NeverRestoresStates,
         Self::SwallowsWatermarks,
+        Self::TakesTimeFromElements,
         Self::TakesStatesTooEarly,
         Self::IgnoresSavepoints,
     ];
@@ -265,8 +268,14 @@ where
         match event? {
             ReaderEvent::Records(batch) => {
                 self.records_in += batch.records;
+                let time = batch.elements.iter().map(|element| element.timestamp).max();
                 let elements = subtask.functions.process(&batch.topic_partition, batch.elements).await?;
                 self.write(index, elements).await?;
+                if let Some(time) = time.filter(|_| self.flaw == Some(Flaw::TakesTimeFromElements)) {
+                    for (_, elements) in self.subtasks[index].functions.advance(time).await? {
+                        self.write(index, elements).await?;
+                    }
+                }
             }
             ReaderEvent::SplitFinished(split) => {
                 let last = subtask.functions.end(&split.topic_partition).await?;

@@ -38,7 +38,7 @@ pub struct PartitionAnswer {
     pub log_start: Option<Offset>,
     /// The replica to be read instead.
     pub preferred: Option<BrokerId>,
-    /// Where the log took another way than the reader's.
+    /// The log took another way than the reader's: where the newest epoch ends that is not newer than the reader's.
     pub diverged_at: Option<Offset>,
     /// Who leads the partition now.
     pub leader: Option<CurrentLeader>,
@@ -161,7 +161,7 @@ impl Cursors {
         cursor.log_start = answer.log_start.or(cursor.log_start);
         if let Some(at) = answer.diverged_at {
             self.troubled = true;
-            self.lose(now, ticket.slot, Reason::Truncated { position: position.offset, at: Some(at) });
+            self.lose(now, ticket.slot, Reason::parted(position.offset, Some(at)));
             return Outcome::Trouble;
         }
         match &answer.read {

@@ -82,6 +82,13 @@ pub enum Reason {
     Lookup(Arc<str>),
 }
 
+impl Reason {
+    /// The log took another way before the position. The end of the newest epoch that both may have says where, if it is before the position.
+    pub(super) fn parted(position: Offset, end: Option<Offset>) -> Self {
+        Self::Truncated { position, at: end.filter(|end| *end < position) }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -26,6 +26,6 @@ pub use cursors::{CursorView, Cursors, Failure, Settings, SlotId, Ticket};
 pub use requests::{ForgottenPartition, Plan, PlannedPartition, Wants};
 pub use session::{Asked, Mismatch, SessionHead};
 pub use starts::ResetWanted;
-pub use validate::{Validated, ValidationWanted};
+pub use validate::{EpochEnd, Validated, ValidationWanted};
 pub use visible::{BatchHead, Marker, Verdict, VisibleFilter};
 pub use waits::Stall;

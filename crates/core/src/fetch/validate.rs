@@ -2,7 +2,8 @@
 //!
 //! An election may take records away that were read before. So after one a partition is not asked for records before its leader said
 //! where the epoch of the record before the position ends in its log: at or behind the position all is well, before it the log was
-//! truncated. Nothing is asked where that is known: the epoch is the leader's own, or the record came from its log.
+//! truncated. A log that has no such epoch took another way before it, too: more than one election lost records then, and how far back is
+//! only known if the epoch before it ends before the position. Nothing is asked where that is known: the epoch is the leader's own, or the record came from its log.
 
 use std::time::{Duration, Instant};
 
@@ -26,11 +27,20 @@ pub struct ValidationWanted {
     pub epoch: LeaderEpoch,
 }
 
+/// An epoch of a log, and the offset at which it ends there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EpochEnd {
+    /// The epoch.
+    pub epoch: LeaderEpoch,
+    /// The offset after its last record.
+    pub offset: Offset,
+}
+
 /// What came of a validation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Validated {
-    /// Where the epoch ends in the leader's log; `None` if it knows no epoch as new as that.
-    End(Option<Offset>),
+    /// The newest epoch of the leader's log that is not newer than the one asked for; `None` if it has none.
+    End(Option<EpochEnd>),
     /// The leader cannot say.
     Unsupported,
     /// It could not be asked, or refused. It is tried again if `again` says so.
@@ -105,11 +115,15 @@ impl Cursors {
             return;
         }
         match found {
-            Validated::End(Some(end)) if end >= position.offset => cursor.validated = Some(leader),
+            // A log without the epoch does not hold its records either, however long it is.
+            Validated::End(Some(end))
+                if Some(end.epoch) >= position.epoch && end.offset >= position.offset =>
+            {
+                cursor.validated = Some(leader);
+            }
             Validated::Unsupported => cursor.validated = Some(leader),
-            Validated::End(at) => {
-                let reason = Reason::Truncated { position: position.offset, at };
-                self.lose(now, ticket.slot, reason);
+            Validated::End(end) => {
+                self.lose(now, ticket.slot, Reason::parted(position.offset, end.map(|end| end.offset)));
             }
             Validated::Failed { reason, again } => {
                 let failures = cursor.failures;

@@ -368,7 +368,8 @@ impl PartitionLog {
         let next_epoch = self.leader_epoch() + 1;
         let end = keep.last().map_or_else(|| self.start.min(offset), |batch| batch.last + 1);
         let mut rebuilt = Self { start: self.start.min(end), end: self.start.min(end), ..Self::new() };
-        rebuilt.epochs = self.epochs.iter().filter(|(_, begin)| *begin <= end).copied().collect();
+        // An epoch that has no record any more is forgotten, as Kafka does.
+        rebuilt.epochs = self.epochs.iter().filter(|(_, begin)| *begin < end).copied().collect();
         rebuilt.epochs.push((next_epoch, end));
         for stored in keep {
             rebuilt.replay(stored);

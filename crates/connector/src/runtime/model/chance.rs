@@ -27,10 +27,12 @@ pub(super) enum Defect {
     StatesStayBehind,
     EndsForgotten,
     LateAnswersDropped,
+    NothingGivenBack,
+    GivenBackAheadOfTheFunction,
 }
 
 impl Defect {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::CommitBeforeTheCheckpointIsWritten,
         Self::CheckpointWithoutCommittables,
         Self::CheckpointWithLaterCommittables,
@@ -48,6 +50,8 @@ impl Defect {
         Self::StatesStayBehind,
         Self::EndsForgotten,
         Self::LateAnswersDropped,
+        Self::NothingGivenBack,
+        Self::GivenBackAheadOfTheFunction,
     ];
 }
 
@@ -58,6 +62,7 @@ pub(super) enum Met {
     ABarrierWithinABatch,
     AConclusion,
     ADocument,
+    AFailedReader,
     ALateAnswer,
     ALostOffsetCommit,
     APartitionFoundLater,
@@ -78,7 +83,7 @@ pub(super) enum Met {
 }
 
 impl Met {
-    pub(super) const COUNT: usize = 21;
+    pub(super) const COUNT: usize = 22;
 }
 
 /// Random numbers that are the same for the same seed.

@@ -62,7 +62,7 @@ pub(super) struct Life {
     pub(super) wanted_stops: BTreeSet<TopicPartition>,
     pub(super) was_at_its_end: bool,
     /// Subtasks whose readers are not there yet.
-    unregistered: Vec<u32>,
+    pub(super) unregistered: Vec<u32>,
     /// Transactions whose outcome was learnt.
     pub(super) settled: BTreeSet<TransactionIdentity>,
     /// The watermark of the newest checkpoint.
@@ -212,6 +212,9 @@ impl Walk {
         }
         life.enumerator.tick(self.now);
         self.carry_out(life)?;
+        if self.failures_left > 0 && self.dice.one_in(12) {
+            self.fail_reader(life)?;
+        }
         self.advance_checkpoints(life)
     }
 
@@ -487,7 +490,7 @@ impl Walk {
         match command {
             Command::Assign { splits, states } => {
                 for split in &splits {
-                    if subtask.assigned {
+                    if subtask.assigned && !subtask.partitions.contains_key(&split.topic_partition) {
                         self.behind.insert(split.topic_partition.clone());
                         self.met.insert(Met::APartitionFoundLater);
                     }

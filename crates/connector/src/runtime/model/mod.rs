@@ -1,6 +1,6 @@
 //! The whole job, walked at random: a small one (2 partitions, 2 subtasks at first, 3 checkpoints of which some are under way at once, another
 //! partition that comes later) on a modelled broker, with crashes between any two steps, other parallelisms after them, lost requests,
-//! answers and notices, transactions that time out, late markers, checkpoints that take too long.
+//! answers and notices, readers that fail alone, transactions that time out, late markers, checkpoints that take too long.
 //!
 //! ```text
 //!  input ── answers ──▶ reader ─▶ function ─▶ transaction ──▶ broker ──▶ judge
@@ -30,6 +30,7 @@
 mod broker;
 mod chance;
 mod check;
+mod failing;
 mod input;
 mod life;
 mod lookups;

@@ -156,6 +156,16 @@ impl Subtask {
         }
     }
 
+    /// The reader failed: another one takes its place, and knows what this subtask read to its end. What was on its way is lost.
+    pub(super) fn replace_reader(&mut self) {
+        self.reader = self.reader.successor();
+        let ended: Vec<Split> = self.ended.values().cloned().collect();
+        self.reader.add_finished(&ended);
+        self.pending = None;
+        self.fetches.clear();
+        self.last_watermark = None;
+    }
+
     /// Puts elements through the function, which never waits.
     pub(super) fn process(
         &mut self,

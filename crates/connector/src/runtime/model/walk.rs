@@ -74,6 +74,8 @@ pub(super) struct Walk {
     /// Discoveries that may leave a partition out: one more in a row, and it counts as gone.
     pub(super) absences_left: u32,
     pub(super) expiries_left: u32,
+    /// Readers that may fail while the others go on.
+    pub(super) failures_left: u32,
     pub(super) now: Instant,
     steps: u64,
     tells: bool,
@@ -111,6 +113,7 @@ impl Walk {
             mishaps_left: 8,
             absences_left: 2,
             expiries_left: u32::from(dice.one_in(4)),
+            failures_left: u32::try_from(dice.roll(3)).unwrap(),
             now: Instant::now(),
             steps: 0,
             tells,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use milena::protocol::error_code::ErrorCode;
 use milena::{
-    Client, PreparedTransaction, ProducerConfig, ProducerRecord, Ticket, TransactionConfig,
+    Client, PreparedTransaction, ProducerConfig, ProducerRecord, Ticket, Tickets, TransactionConfig,
     TransactionalProducer,
 };
 
@@ -108,9 +108,14 @@ impl Transactions {
     pub(super) async fn send(&self, record: ProducerRecord<'_>) -> milena::Result<Ticket> {
         match &self.current {
             Current::Open { producer, .. } => producer.send(record).await,
-            Current::None | Current::Ready { .. } => {
-                Err(milena::Error::new(milena::ErrorKind::Closed, "no transaction was begun for this record"))
-            }
+            Current::None | Current::Ready { .. } => Err(not_begun()),
+        }
+    }
+
+    pub(super) async fn send_all(&self, records: &[ProducerRecord<'_>]) -> milena::Result<Tickets> {
+        match &self.current {
+            Current::Open { producer, .. } => producer.send_all(records).await,
+            Current::None | Current::Ready { .. } => Err(not_begun()),
         }
     }
 
@@ -172,4 +177,8 @@ impl Transactions {
         };
         Error::new(ErrorKind::Client, text).with_source(error)
     }
+}
+
+fn not_begun() -> milena::Error {
+    milena::Error::new(milena::ErrorKind::Closed, "no transaction was begun for this record")
 }

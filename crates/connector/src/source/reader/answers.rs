@@ -129,6 +129,11 @@ impl<T: Send + 'static> SourceReader<T> {
             self.metrics.resets += 1;
             self.metrics.lost_offsets += u64::try_from(to.0 - wanted.0).unwrap_or(0);
         }
+        if found == Found::NewTopic || to < wanted {
+            // The times that it had come to are those of records that will be read again, or never were in this log.
+            cursor.split.max_timestamp = None;
+            self.progress.start_over(slot, now);
+        }
         cursor.reset(to);
         self.end_if_finished(slot);
         self.attach(slot)

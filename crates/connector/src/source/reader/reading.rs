@@ -71,6 +71,7 @@ impl<T: Send + 'static> SourceReader<T> {
         let Some(cursor) = self.cursors.get_mut(&slot) else { return };
         let end = end_of(isolation, part.last_stable_offset(), part.high_watermark());
         if !part.is_end() {
+            self.metrics.bytes += part.len_bytes() as u64;
             cursor.on_records(end);
             cursor.part = Some(part);
             self.at_hand.push_back(slot);

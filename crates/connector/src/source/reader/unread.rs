@@ -18,10 +18,11 @@ pub struct Unread {
 }
 
 impl Unread {
-    fn put_back(&self, splits: &mut [Split]) {
+    pub(in crate::source) fn put_back(&self, splits: &mut [Split]) {
         for split in splits.iter_mut().filter(|split| split.topic_partition == self.topic_partition) {
             split.next_offset = self.next_offset;
-            split.max_timestamp = self.max_timestamp;
+            // A larger one is from before the split went back, and says nothing of where it is now.
+            split.max_timestamp = self.max_timestamp.filter(|seen| Some(*seen) <= split.max_timestamp);
         }
     }
 }
@@ -49,5 +50,23 @@ impl<T: Send + 'static> SourceReader<T> {
     pub fn go_on(&mut self) -> Result<()> {
         self.start_commit(self.now());
         self.poll_work()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_from_before_the_split_went_back_does_not_count() {
+        let at = TopicPartition::new("t", 0);
+        for (seen, now, counts) in
+            [(Some(5), Some(9), Some(5)), (None, Some(9), None), (Some(50), Some(9), None)]
+        {
+            let mut splits = [Split { max_timestamp: now, ..Split::new(at.clone(), Offset(30)) }];
+            let unread = Unread { topic_partition: at.clone(), next_offset: Offset(20), max_timestamp: seen };
+            unread.put_back(&mut splits);
+            assert_eq!((splits[0].next_offset, splits[0].max_timestamp), (Offset(20), counts));
+        }
     }
 }
