@@ -103,6 +103,9 @@ pub struct Collector<T> {
     offset: Offset,
 }
 
+/// Room that is made before there are elements, at most: a batch may claim any number of records.
+const ROOM_BYTES: usize = 256 << 10;
+
 impl<T> Default for Collector<T> {
     fn default() -> Self {
         Self { elements: Vec::new(), timestamp: -1, offset: Offset(0) }
@@ -142,6 +145,12 @@ impl<T> Collector<T> {
     #[must_use]
     pub fn into_elements(self) -> Vec<Stamped<T>> {
         self.elements
+    }
+
+    /// With room for the elements of so many records of one element each, within reason.
+    pub(crate) fn with_room(records: usize) -> Self {
+        let most = ROOM_BYTES / size_of::<Stamped<T>>();
+        Self { elements: Vec::with_capacity(records.min(most)), ..Self::default() }
     }
 
     /// Moves on to the next record.

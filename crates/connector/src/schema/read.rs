@@ -1,6 +1,6 @@
 //! Deserializers that come with the connector.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use milena::{LeaderEpoch, Offset, PartitionId};
 use serde::de::DeserializeOwned;
 use std::marker::PhantomData;
@@ -9,7 +9,32 @@ use std::sync::Arc;
 use super::{Collector, Deserializer, SourceRecord};
 use crate::BoxError;
 
-/// A whole record with bytes of its own.
+/// Copies of keys and values that outlive what was fetched. Small ones lie next to each other in one allocation, which is freed with the last
+/// of them: so most records cost none, and one that is kept holds no more than [`SHARED_BYTES`].
+#[derive(Clone, Debug, Default)]
+struct Copies {
+    room: BytesMut,
+}
+
+/// What small copies share.
+const SHARED_BYTES: usize = 4 << 10;
+/// Larger ones have an allocation of their own.
+const SMALL_BYTES: usize = 512;
+
+impl Copies {
+    fn of(&mut self, bytes: &[u8]) -> Bytes {
+        if bytes.len() > SMALL_BYTES {
+            return Bytes::copy_from_slice(bytes);
+        }
+        if self.room.capacity() - self.room.len() < bytes.len() {
+            self.room = BytesMut::with_capacity(SHARED_BYTES);
+        }
+        self.room.extend_from_slice(bytes);
+        self.room.split().freeze()
+    }
+}
+
+/// A whole record that outlives what was fetched. Copies of small keys and values of records next to each other share 4 KiB.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedKafkaRecord {
     /// The topic it was read from.
@@ -34,6 +59,7 @@ pub struct OwnedKafkaRecord {
 #[derive(Clone, Debug, Default)]
 pub struct RecordDeserializer {
     topic: Option<Arc<str>>,
+    copies: Copies,
 }
 
 impl RecordDeserializer {
@@ -68,12 +94,12 @@ impl Deserializer<OwnedKafkaRecord> for RecordDeserializer {
             offset: record.offset,
             leader_epoch: record.leader_epoch,
             timestamp: record.timestamp,
-            key: record.key.map(Bytes::copy_from_slice),
-            value: record.value.map(Bytes::copy_from_slice),
+            key: record.key.map(|key| self.copies.of(key)),
+            value: record.value.map(|value| self.copies.of(value)),
             headers: record
                 .headers
                 .iter()
-                .map(|header| (header.name.to_owned(), header.value.map(Bytes::copy_from_slice)))
+                .map(|header| (header.name.to_owned(), header.value.map(|value| self.copies.of(value))))
                 .collect(),
         });
         Ok(())
@@ -174,5 +200,30 @@ where
             out.collect(value);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_what_was_copied_and_stay_so() {
+        let mut copies = Copies::default();
+        let lengths = [0, 1, 100, SMALL_BYTES, SMALL_BYTES + 1, SHARED_BYTES, 0, 511];
+        let wanted: Vec<Vec<u8>> = (0..200_u8).map(|at| vec![at; lengths[usize::from(at) % 8]]).collect();
+        let made: Vec<Bytes> = wanted.iter().map(|bytes| copies.of(bytes)).collect();
+        assert_eq!(made, wanted);
+        assert_eq!(copies.clone().of(b"a clone has room of its own"), "a clone has room of its own");
+        assert_eq!(made, wanted);
+    }
+
+    #[test]
+    fn small_copies_share_no_more_than_they_may() {
+        let mut copies = Copies::default();
+        let made: Vec<Bytes> = (0..1000).map(|_| copies.of(&[7; 100])).collect();
+        let next = |pair: &[Bytes]| pair[1].as_ptr() == pair[0].as_ptr().wrapping_add(100);
+        let runs = made.windows(2).filter(|pair| !next(pair)).count() + 1;
+        assert!((1000 * 100 / SHARED_BYTES..=1000 * 100 / SHARED_BYTES + 2).contains(&runs), "{runs}");
     }
 }

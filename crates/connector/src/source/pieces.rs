@@ -76,10 +76,11 @@ pub(super) fn decode<T: Send + 'static>(
         Error::from(milena::Error::from(error)).with_topic_partition(at.clone()).with_offset(offset)
     };
     let BatchRecords { batch, records } = read;
-    let mut collector = Collector::default();
     let (mut count, mut skipped, mut ends_at) = (0, 0, None);
     let mut refused = Vec::new();
     let mut position = split.next_offset.max(batch.base_offset());
+    let span = batch.next_offset().0.saturating_sub(position.0);
+    let mut collector = Collector::with_room(usize::try_from(span).unwrap_or(0));
     for record in records {
         let record = record.map_err(|error| unreadable(error, position))?;
         if record.offset < split.next_offset {

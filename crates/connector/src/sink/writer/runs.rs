@@ -1,8 +1,6 @@
 //! Many elements at once: their records go to the producer together, which takes those of one partition under one lock, and their
 //! acknowledgements are waited for together.
 
-use std::vec::IntoIter;
-
 use futures_util::FutureExt as _;
 use milena::protocol::records::Header;
 use milena::{ProducerRecord, Tickets};
@@ -26,7 +24,6 @@ impl<T> Writer<T> {
     /// Elements up to some point were written.
     pub async fn write(&mut self, elements: Vec<Stamped<T>>) -> Result<u64> {
         let mut sent = 0;
-        let mut elements = elements.into_iter();
         if self.is_each_by_itself() {
             for element in elements {
                 if self.take(&element.value, element.timestamp)? {
@@ -36,8 +33,9 @@ impl<T> Writer<T> {
             }
             return Ok(sent);
         }
-        while elements.len() > 0 {
-            let filled = self.fill(&mut elements)?;
+        let mut taken = 0;
+        while taken < elements.len() {
+            let filled = self.fill(&elements, &mut taken)?;
             if filled > 0 {
                 self.send_run(filled).await?;
             }
@@ -54,11 +52,12 @@ impl<T> Writer<T> {
             || self.partitioning.needs_partitions()
     }
 
-    /// Makes records of elements, until a run is full. Returns how many there are to write.
-    fn fill(&mut self, elements: &mut IntoIter<Stamped<T>>) -> Result<usize> {
+    /// Makes records of the elements from `taken` on, until a run is full. Returns how many there are to write.
+    fn fill(&mut self, elements: &[Stamped<T>], taken: &mut usize) -> Result<usize> {
         let (mut filled, mut bytes) = (0, 0);
         while filled < LONGEST_RUN && bytes < RUN_BYTES {
-            let Some(element) = elements.next() else { break };
+            let Some(element) = elements.get(*taken) else { break };
+            *taken += 1;
             if self.run.len() == filled {
                 self.run.push(SinkRecord::new());
             }
