@@ -30,6 +30,8 @@ const REAL: [(&str, &str, &[&str]); 4] = [
         "crates/client",
         &[
             "cancellation",
+            "client_cancellation",
+            "connections",
             "consumer_allocations",
             "consumer_cancellation",
             "consumer_memory",
