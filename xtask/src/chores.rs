@@ -35,6 +35,7 @@ const REAL: [(&str, &str, &[&str]); 4] = [
             "consumer_allocations",
             "consumer_cancellation",
             "consumer_memory",
+            "consumer_simulation",
             "faults",
             "hostile",
             "old_brokers",
@@ -212,7 +213,7 @@ pub(crate) fn model(from: u64, walks: u64) -> Result<()> {
     run(&mut command)
 }
 
-/// Runs the producer's simulation for so many seeds from one on, or for one alone.
+/// Runs the simulations of producer and consumer for so many seeds from one on, or for one alone.
 pub(crate) fn sim(from: u64, seeds: u64, seed: Option<u64>) -> Result<()> {
     let mut command = cargo();
     command.args([
@@ -221,6 +222,8 @@ pub(crate) fn sim(from: u64, seeds: u64, seed: Option<u64>) -> Result<()> {
         "milena",
         "--test",
         "simulation",
+        "--test",
+        "consumer_simulation",
         "--",
         "--nocapture",
         "whatever_breaks",
