@@ -241,7 +241,8 @@ mod tests {
 
     #[test]
     fn nothing_is_left_out_that_could_talk_to_the_real_broker() {
-        let ways = ["real(", "each(", "own_kafka", "or_skip", "MILENA_BOOTSTRAP", "KafkaOptions", "Kafka::"];
+        let ways =
+            ["real(", "::each(", "own_kafka", "or_skip", "MILENA_BOOTSTRAP", "KafkaOptions", "Kafka::"];
         let mut chosen = 0;
         for (_, folder, left_out) in REAL {
             let targets = test_targets(folder).unwrap();
