@@ -30,9 +30,12 @@ const REAL: [(&str, &str, &[&str]); 4] = [
         "crates/client",
         &[
             "cancellation",
+            "client_cancellation",
+            "connections",
             "consumer_allocations",
             "consumer_cancellation",
             "consumer_memory",
+            "consumer_simulation",
             "faults",
             "hostile",
             "old_brokers",
@@ -210,7 +213,7 @@ pub(crate) fn model(from: u64, walks: u64) -> Result<()> {
     run(&mut command)
 }
 
-/// Runs the producer's simulation for so many seeds from one on, or for one alone.
+/// Runs the simulations of producer and consumer for so many seeds from one on, or for one alone.
 pub(crate) fn sim(from: u64, seeds: u64, seed: Option<u64>) -> Result<()> {
     let mut command = cargo();
     command.args([
@@ -219,6 +222,8 @@ pub(crate) fn sim(from: u64, seeds: u64, seed: Option<u64>) -> Result<()> {
         "milena",
         "--test",
         "simulation",
+        "--test",
+        "consumer_simulation",
         "--",
         "--nocapture",
         "whatever_breaks",
@@ -236,7 +241,8 @@ mod tests {
 
     #[test]
     fn nothing_is_left_out_that_could_talk_to_the_real_broker() {
-        let ways = ["real(", "each(", "own_kafka", "or_skip", "MILENA_BOOTSTRAP", "KafkaOptions", "Kafka::"];
+        let ways =
+            ["real(", "::each(", "own_kafka", "or_skip", "MILENA_BOOTSTRAP", "KafkaOptions", "Kafka::"];
         let mut chosen = 0;
         for (_, folder, left_out) in REAL {
             let targets = test_targets(folder).unwrap();

@@ -61,7 +61,7 @@ enum Chore {
     Bench(BenchArgs),
     /// The exactly-once demo with many crashes, on the embedded and on a real broker.
     DemoLong(DemoArgs),
-    /// The simulation of the producer in a world that breaks, for many seeds or for one.
+    /// The simulations of producer and consumer in a world that breaks, for many seeds or for one.
     Sim(SimArgs),
     /// The model of a whole exactly-once job, walked at random.
     Model(ModelArgs),

@@ -2,9 +2,10 @@
 //!
 //! One task asks, so refreshes that are wanted at the same time are one request. A refresh goes to the known brokers
 //! (connected ones first) and to the bootstrap addresses after them: when all known brokers are gone the client starts over
-//! from the bootstrap list by itself.
+//! from the bootstrap list by itself (KIP-899). A broker that wants that (REBOOTSTRAP_REQUIRED, KIP-1102) is asked once more by a new
+//! connection, since its name may stand for another one by now.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -175,7 +176,8 @@ impl MetadataTask {
 /// Asks brokers until one answers: the next when one fails, or is silent for [`STAGGER`].
 async fn refresh(client: &Client, want: &Want) -> Result<Arc<Cluster>> {
     let deadline = Instant::now() + client.config().api_timeout;
-    let mut candidates = client.candidates().into_iter();
+    let mut candidates = VecDeque::from(client.candidates());
+    let mut sent_away: HashSet<Endpoint> = HashSet::new();
     let mut running = FuturesUnordered::new();
     let mut failures: Vec<Error> = Vec::new();
     let mut exhausted = false;
@@ -183,16 +185,20 @@ async fn refresh(client: &Client, want: &Want) -> Result<Arc<Cluster>> {
     loop {
         tokio::select! {
            biased;
-            Some(asked) = running.next(), if !running.is_empty() => match asked {
+            Some((place, asked)) = running.next(), if !running.is_empty() => match asked {
                 Ok(said) => return Ok(publish(client, &said)),
                 Err(error) => {
+                    if is_sent_away(client, &error, &place, &mut sent_away) {
+                        candidates.push_back(place);
+                        exhausted = false;
+                    }
                     failures.push(error);
                     next_start = Instant::now();
                 }
             },
-            () = sleep_until(next_start), if !exhausted => match candidates.next() {
-                Some((endpoint, name)) => {
-                    running.push(ask(client, endpoint, name, want, deadline));
+            () = sleep_until(next_start), if !exhausted => match candidates.pop_front() {
+                Some(place) => {
+                    running.push(ask_at(place, client, want, deadline));
                     next_start = Instant::now() + STAGGER;
                 }
                 None => exhausted = true,
@@ -201,6 +207,20 @@ async fn refresh(client: &Client, want: &Want) -> Result<Arc<Cluster>> {
         }
     }
     Err(no_answer(failures))
+}
+
+/// Whether the broker sends its clients to where they began and this place is to be asked once more, by another connection.
+fn is_sent_away(
+    client: &Client,
+    error: &Error,
+    place: &(Endpoint, String),
+    before: &mut HashSet<Endpoint>,
+) -> bool {
+    let again = error.code() == Some(ErrorCode::REBOOTSTRAP_REQUIRED) && before.insert(place.0.clone());
+    if again {
+        client.pool().retire(&place.0);
+    }
+    again
 }
 
 fn no_answer(failures: Vec<Error>) -> Error {
@@ -228,6 +248,17 @@ struct Said {
     response: MetadataResponse,
     /// Whether it said all topics it knows.
     scope: Scope,
+}
+
+/// As [`ask`], with the place that was asked.
+async fn ask_at(
+    place: (Endpoint, String),
+    client: &Client,
+    want: &Want,
+    deadline: Instant,
+) -> ((Endpoint, String), Result<Said>) {
+    let (endpoint, name) = place.clone();
+    (place, ask(client, endpoint, name, want, deadline).await)
 }
 
 async fn ask(

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::config::ClientConfig;
 use crate::connection::{Claim, Connection, Life, Limits};
 use crate::error::{Error, Result};
+use crate::failure::{Failure, FailureKind};
 use crate::generation::Generations;
 use crate::handshake::Handshake;
 use crate::sasl::{Authenticator, Peer};
@@ -173,6 +174,16 @@ impl Pool {
     /// More is wanted of a broker than the versions that were assumed of it. Whether it is to be asked again.
     pub(crate) fn doubt(&self, endpoint: &Endpoint) -> bool {
         self.generations.of(endpoint).doubt()
+    }
+
+    /// Ends the connections to this address that metadata is asked on: the next one finds out anew what the name stands for.
+    pub(crate) fn retire(&self, endpoint: &Endpoint) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(slot) = slots.by_use.get_mut(&(endpoint.clone(), Purpose::Other)) else { return };
+        for connection in slot.connections.drain(..) {
+            let text = "the broker sends its clients to the bootstrap addresses";
+            connection.poison(Failure::new(FailureKind::Retired, text));
+        }
     }
 
     /// Whether there is a usable connection to this address for the purpose.

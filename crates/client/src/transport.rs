@@ -133,4 +133,34 @@ mod tests {
         assert_eq!(connect_first(vec![dead]).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         assert!(connect_first(Vec::new()).await.is_err());
     }
+    /// An address that drops what is sent to it, as a firewall does: its queue of connections is full. `None` if this system refuses instead.
+    async fn silent() -> Option<(tokio::net::TcpListener, Vec<TcpStream>)> {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queued = Vec::new();
+        for _ in 0..64 {
+            match timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => queued.push(stream),
+                Ok(Err(_)) => return None,
+                Err(_) => return Some((listener, queued)),
+            }
+        }
+        None
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_does_not_hide_a_live_one() {
+        let Some((dead, _queued)) = silent().await else {
+            println!("skipped: a full queue refuses here");
+            return;
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let live = listener.local_addr().unwrap();
+        let connected = connect_first(vec![dead.local_addr().unwrap(), live]);
+        // The system itself would try the silent one for two minutes.
+        let stream = timeout(Duration::from_secs(30), connected).await.expect("it waits for the silent one");
+        assert_eq!(stream.unwrap().peer_addr().unwrap(), live);
+    }
 }

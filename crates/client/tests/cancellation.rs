@@ -1,89 +1,20 @@
 //! Every future of the producers, dropped at each point at which it waits: what was acknowledged is in the log, what was not taken is not,
 //! what goes on afterwards goes on, and nothing is left running.
-//!
-//! A world of stopped time tells the points apart: a future is polled until it has waited so many times, and dropped; then once more, until
-//! it was not dropped any more.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // in a test a panic is the report
 
+mod stops;
 mod support;
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use milena::{
-    Client, ClientConfig, CommittedOffset, GroupMetadata, Isolation, Offset, Producer, ProducerConfig,
-    ProducerRecord, Ticket, TopicPartition, TransactionConfig, TransactionVersion, TransactionalProducer,
-    transport,
+    Client, CommittedOffset, GroupMetadata, Isolation, Offset, Producer, ProducerConfig, ProducerRecord,
+    Ticket, TopicPartition, TransactionConfig, TransactionVersion, TransactionalProducer,
 };
-use milena_testkit::broker::BrokerConfig;
-use milena_testkit::sim::{self, Weather, World};
+use stops::{TOPIC, at_every_wait, cut};
 use support::values;
-use tokio::time::{sleep, timeout};
-
-const TOPIC: &str = "t";
-
-/// A future that waits more often than this does not come to its end.
-const MOST: u32 = 500;
-
-/// Polls a future until it has waited `times` times, and drops it then. `None`: it was dropped.
-async fn cut<F: Future>(future: F, times: u32) -> Option<F::Output> {
-    tokio::pin!(future);
-    let mut waited = 0;
-    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending if waited == times => Poll::Ready(None),
-        Poll::Pending => {
-            waited += 1;
-            Poll::Pending
-        }
-    })
-    .await
-}
-
-/// Runs a story with each number of waits until it says that its future came to its end. Afterwards nothing may be left running.
-fn at_every_wait<F: Future<Output = bool>>(what: &str, story: impl Fn(World, Client, u32) -> F) {
-    let story = &story;
-    for times in 0..MOST {
-        let ended = sim::run(7, build, |world| async move {
-            let calm = tokio::runtime::Handle::current().metrics().num_alive_tasks();
-            let client = connect(&world).await;
-            let ended = timeout(Duration::from_secs(600), story(world.clone(), client.clone(), times)).await;
-            let Ok(ended) = ended else { panic!("{what}, dropped after {times} waits: it stalls") };
-            client.close(Duration::from_secs(5)).await.unwrap();
-            drop(client);
-            // What was dropped ends in the background.
-            sleep(Duration::from_secs(600)).await;
-            let left = tokio::runtime::Handle::current().metrics().num_alive_tasks();
-            assert_eq!(left, calm, "{what}, dropped after {times} waits: tasks are left");
-            ended
-        });
-        if ended {
-            assert!(times > 0, "{what} never waits, so nothing was dropped");
-            return;
-        }
-    }
-    panic!("{what} does not end");
-}
-
-/// The network takes its time, so that every answer is waited for.
-fn build(_: &sim::Dice) -> (BrokerConfig, Weather) {
-    let broker = BrokerConfig::default().with_topic(TOPIC, 1).with_topic("in", 1);
-    (broker, Weather { delay: Duration::from_millis(5), ..Weather::CALM })
-}
-
-async fn connect(world: &World) -> Client {
-    let network = world.network.clone();
-    let dialer = transport::from_fn(move |host, port| {
-        let network = network.clone();
-        async move { network.dial(host, port).await }
-    });
-    let mut config = ClientConfig::from(world.broker.bootstrap().as_str()).with_dialer(dialer);
-    config.seed = Some(1);
-    Client::connect(config).await.unwrap()
-}
 
 /// Little memory, so that a record may have to wait for room.
 fn small() -> ProducerConfig {

@@ -359,8 +359,8 @@ impl World {
             assert_ne!(told, Some(true), "{view:?} is told twice");
         }
         let held = |part: &Part| self.held.get(&part.partition) == Some(&true);
-        let Some(first) = self.queue.iter().position(|part| !held(part)) else { return };
-        while let Some(part) = self.queue.remove(first) {
+        while let Some(first) = self.queue.iter().position(|part| !held(part)) {
+            let part = self.queue.remove(first).unwrap();
             if !self.cursors.is_current(part.ticket) {
                 continue;
             }

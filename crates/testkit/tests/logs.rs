@@ -236,11 +236,12 @@ fn leader_epochs_fence_and_truncation_shows_as_divergence() {
     assert_eq!(driver.broker.offsets("t", 0), Some((0, 3, 3)));
     driver.append("t", 0, 5);
     let data = fetch(&mut driver, 2, 6, 1);
-    assert_eq!((data.diverging_epoch.epoch, data.diverging_epoch.end_offset), (1, 3));
+    // Nothing is left of epoch 1, so it is forgotten.
+    assert_eq!((data.diverging_epoch.epoch, data.diverging_epoch.end_offset), (0, 3));
     assert!(offsets(&data).is_empty());
     let answer = driver.ask(4, &epoch_request("t", 0, 1));
     let told = &answer.topics[0].partitions[0];
-    assert_eq!((told.leader_epoch, told.end_offset), (1, 3));
+    assert_eq!((told.leader_epoch, told.end_offset), (0, 3));
     let answer = driver.ask(4, &epoch_request("t", 0, 0));
     let told = &answer.topics[0].partitions[0];
     assert_eq!((told.leader_epoch, told.end_offset), (0, 3));

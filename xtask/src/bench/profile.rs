@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::command::{output, succeeds};
 
 /// Functions below this part of the samples are left out.
-const LEAST_PERCENT: f64 = 1.5;
+pub(super) const LEAST_PERCENT: f64 = 1.5;
 
 /// Whether `perf` can sample here.
 pub(crate) fn is_possible() -> bool {

@@ -4,30 +4,32 @@ use std::fmt::Write as _;
 
 use super::bars::{Bar, Limit, Verdict};
 use super::cases::Role;
+use super::profile::LEAST_PERCENT;
 use super::results::{FLOOR, Line, Measured, Results, median};
 
-/// A table for each case.
+/// A table for each case, and where time went if that was sampled.
 pub(crate) fn tables(results: &Results) -> String {
+    results.cases.values().map(|measured| table(measured) + &profiles(measured)).collect()
+}
+
+fn table(measured: &Measured) -> String {
     let mut text = String::new();
-    for measured in results.cases.values() {
-        let rounds = measured.rows.values().map(Vec::len).max().unwrap_or_default();
-        let _ = writeln!(text, "### {}\n", measured.case.name);
-        let _ = writeln!(
-            text,
-            "{}; {} records in the window, {rounds} rounds.\n",
-            measured.case.text(),
-            grouped(measured.window)
-        );
-        text += &match measured.case.role {
-            Role::Latency => latencies(measured),
-            _ => costs(measured),
-        };
-        text.push('\n');
-        for (row, reason) in &measured.failed {
-            let reason = reason.lines().next().unwrap_or_default();
-            let _ = writeln!(text, "No result of {}: {reason}.\n", row.replace('/', " "));
-        }
-        text += &profiles(measured);
+    let rounds = measured.rows.values().map(Vec::len).max().unwrap_or_default();
+    let _ = writeln!(text, "### {}\n", measured.case.name);
+    let _ = writeln!(
+        text,
+        "{}; {} records in the window, {rounds} rounds.\n",
+        measured.case.text(),
+        grouped(measured.window)
+    );
+    text += &match measured.case.role {
+        Role::Latency => latencies(measured),
+        _ => costs(measured),
+    };
+    text.push('\n');
+    for (row, reason) in &measured.failed {
+        let reason = reason.lines().next().unwrap_or_default();
+        let _ = writeln!(text, "No result of {}: {reason}.\n", row.replace('/', " "));
     }
     text
 }
@@ -91,6 +93,36 @@ fn latencies(measured: &Measured) -> String {
         );
     }
     text
+}
+
+/// The rows whose samples the document shows.
+const SHOWN_PROFILES: [(&str, &str); 2] =
+    [("consume-6-100", "milena/batches"), ("produce-6-100", "milena/ticket")];
+
+/// Where the CPU time goes: the kernel as one line, and every function above the least part that is told.
+fn remaining(results: &Results) -> String {
+    let mut text = String::new();
+    for (case, row) in SHOWN_PROFILES {
+        let found = results.cases.get(case).and_then(|measured| measured.profiles.get(row));
+        let Some(functions) = found else { continue };
+        let is_kernel = |function: &str| function.starts_with("kernel: ");
+        let kernel: f64 =
+            functions.iter().filter(|(function, _)| is_kernel(function)).map(|(_, percent)| percent).sum();
+        let told: f64 = functions.iter().map(|(_, percent)| percent).sum();
+        let _ = writeln!(text, "| {case}, {} | % |\n|---|--:|", row.replace('/', " "));
+        let _ = writeln!(text, "| the kernel: sockets, memory, waking | {kernel:.1} |");
+        for (function, percent) in functions.iter().filter(|(function, _)| !is_kernel(function)) {
+            let _ = writeln!(text, "| `{}` | {percent:.1} |", function.replace('|', "\\|"));
+        }
+        let _ =
+            writeln!(text, "| all that is below {LEAST_PERCENT} each | {:.1} |\n", (100.0 - told).max(0.0));
+    }
+    if text.is_empty() {
+        return text;
+    }
+    let head = "## Where the CPU time goes\n\n\
+        Sampled by `perf` in one more run of the case (`--breakdown`), the client's whole process, in % of its samples.\n\n";
+    head.to_owned() + &text
 }
 
 /// Where the time went, side by side.
@@ -161,9 +193,10 @@ pub(crate) fn document(results: &Results, bars_judged: &[Bar]) -> String {
     for (peer, reason) in &results.not_run {
         let _ = writeln!(text, "- {peer}: not run ({})", reason.lines().next().unwrap_or_default());
     }
-    let _ = writeln!(text, "\n## The bars\n\n{}\n## The cases\n", bars(bars_judged));
-    text += tables(results).trim_end();
-    text.push('\n');
+    let _ = writeln!(text, "\n## The bars\n\n{}", bars(bars_judged));
+    text += &remaining(results);
+    let tables: String = results.cases.values().map(table).collect();
+    let _ = writeln!(text, "## The cases\n\n{}", tables.trim_end());
     text
 }
 
@@ -181,6 +214,9 @@ pub(super) fn grouped(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::cases;
     use super::*;
 
     #[test]
@@ -188,5 +224,31 @@ mod tests {
         assert_eq!(grouped(0), "0");
         assert_eq!(grouped(999), "999");
         assert_eq!(grouped(1_234_567), "1,234,567");
+    }
+    #[test]
+    fn the_document_says_where_the_time_goes_if_it_was_sampled() {
+        let mut results = Results::default();
+        for case in cases::select(&["consume-6-100".to_owned(), "consume-1-100".to_owned()]).unwrap() {
+            let measured = Measured {
+                window: 1000,
+                rows: BTreeMap::new(),
+                topic_bytes: None,
+                failed: BTreeMap::new(),
+                profiles: BTreeMap::new(),
+                case: case.clone(),
+            };
+            results.cases.insert(case.name.clone(), measured);
+        }
+        assert!(!document(&results, &[]).contains("Where the CPU time goes"));
+        let samples = [("kernel: copy", 20.0), ("a|b", 30.5), ("kernel: wake", 5.0)];
+        let samples = samples.map(|(function, percent)| (function.to_owned(), percent));
+        for measured in results.cases.values_mut() {
+            measured.profiles.insert("milena/batches".to_owned(), samples.to_vec());
+        }
+        let text = document(&results, &[]);
+        let expected = "| consume-6-100, milena batches | % |\n|---|--:|\n| the kernel: sockets, memory, waking | 25.0 |\n\
+            | `a\\|b` | 30.5 |\n| all that is below 1.5 each | 44.5 |\n\n## The cases\n";
+        assert!(text.contains(expected), "{text}");
+        assert_eq!(text.matches("the kernel").count(), 1, "{text}");
     }
 }

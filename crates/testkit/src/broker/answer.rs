@@ -113,7 +113,7 @@ fn refuse_metadata(request: &messages::MetadataRequest, code: i16) -> ResponseKi
             .with_topic_id(topic.topic_id)
             .with_error_code(code)
     });
-    messages::MetadataResponse::default().with_topics(topics.collect()).into()
+    messages::MetadataResponse::default().with_topics(topics.collect()).with_error_code(code).into()
 }
 
 fn refuse_produce(request: &messages::ProduceRequest, version: i16, code: i16) -> ResponseKind {
