@@ -14,7 +14,7 @@ use super::config::{Partitioner, Partitioning};
 use super::engine::{Engine, OPEN};
 use super::record::ProducerRecord;
 use super::slot::{Clock, Slot, SlotState, TopicSlots, now_ms};
-use super::ticket::{BatchState, Tickets};
+use super::ticket::{Adding, BatchState, Tickets};
 use super::timer::CLOCK_AGE;
 use crate::error::{Error, Result};
 
@@ -27,6 +27,22 @@ pub(crate) enum Refusal {
     Unknown,
     /// It never will be.
     Error(Error),
+}
+
+/// The partition of the records before, its lock held.
+struct Held<'a> {
+    topic: &'a str,
+    slot: &'a Arc<Slot>,
+    state: MutexGuard<'a, SlotState>,
+}
+
+impl Held<'_> {
+    /// Whether a record names this partition. The topic's name is the same text in the same place, most often: to compare it, or to look
+    /// for it, would cost more than all else here.
+    #[inline]
+    fn is_of(&self, record: &ProducerRecord<'_>) -> bool {
+        record.partition == Some(self.slot.tp.partition) && std::ptr::eq(self.topic, record.topic)
+    }
 }
 
 impl Engine {
@@ -71,29 +87,43 @@ impl Engine {
     ) -> Result<(), Refusal> {
         self.check_open()?;
         let mut topic: Option<(&str, &Arc<TopicSlots>)> = None;
-        let mut held: Option<(&Arc<Slot>, MutexGuard<'_, SlotState>)> = None;
+        let mut held: Option<Held<'_>> = None;
+        let mut tickets = Adding::new(tickets);
         let foreign = matches!(self.config.partitioner, Partitioner::Custom(_));
         for record in records {
             let bytes = self.check_size(record)?;
-            let here = match topic {
-                // The same text in the same place, most often: to compare it would cost more than all else here.
-                Some((name, topic)) if std::ptr::eq(name, record.topic) => topic,
-                _ => topic.insert((record.topic, self.topics.find(record.topic).ok_or(Refusal::Unknown)?)).1,
-            };
-            if foreign {
-                // No code of the application runs under a lock: it may send.
-                held = None;
-            }
-            let slot = here.slot(self.choose(here, record, bytes)?).ok_or(Refusal::Unknown)?;
-            let state = match &mut held {
-                Some((same, state)) if Arc::ptr_eq(same, slot) => state,
-                _ => {
-                    // Never two at a time.
-                    held = None;
-                    &mut held.insert((slot, slot.state())).1
+            let held = match &mut held {
+                Some(held) if held.is_of(record) => held,
+                held => {
+                    let here = match topic {
+                        Some((name, topic)) if std::ptr::eq(name, record.topic) => topic,
+                        _ => {
+                            topic
+                                .insert((
+                                    record.topic,
+                                    self.topics.find(record.topic).ok_or(Refusal::Unknown)?,
+                                ))
+                                .1
+                        }
+                    };
+                    if foreign {
+                        // No code of the application runs under a lock: it may send.
+                        *held = None;
+                    }
+                    let slot = here.slot(self.choose(here, record, bytes)?).ok_or(Refusal::Unknown)?;
+                    match held {
+                        Some(held) if Arc::ptr_eq(held.slot, slot) => held,
+                        _ => {
+                            // Never two at a time.
+                            *held = None;
+                            held.insert(Held { topic: record.topic, slot, state: slot.state() })
+                        }
+                    }
                 }
             };
-            self.append(slot, state, record, |batch, index, time| tickets.add(batch, index, time))?;
+            self.append(held.slot, &mut held.state, record, |batch, index, time| {
+                tickets.add(batch, index, time);
+            })?;
             *taken += 1;
         }
         Ok(())

@@ -270,6 +270,35 @@ pub struct Tickets {
     error: Option<Error>,
 }
 
+/// Adds a run of records to tickets. Where the last span ends is kept here until the run is over: in a register, most often.
+pub(crate) struct Adding<'t> {
+    tickets: &'t mut Tickets,
+    /// The address of the last span's batch, where it ends, and its time.
+    last: Option<(usize, u32, i64)>,
+}
+
+impl<'t> Adding<'t> {
+    pub(crate) fn new(tickets: &'t mut Tickets) -> Self {
+        Self { tickets, last: None }
+    }
+
+    /// Adds the record after the last one.
+    #[inline]
+    pub(crate) fn add(&mut self, batch: &Arc<BatchState>, index: u32, timestamp: i64) {
+        let address = Arc::as_ptr(batch).addr();
+        if self.last != Some((address, index, timestamp)) {
+            self.tickets.begin(self.last.map(|(_, end, _)| end), batch, index, timestamp);
+        }
+        self.last = Some((address, index + 1, timestamp));
+    }
+}
+
+impl Drop for Adding<'_> {
+    fn drop(&mut self) {
+        self.tickets.end_last(self.last.map(|(_, end, _)| end));
+    }
+}
+
 /// Records that stand next to each other in a batch and have the same time.
 #[derive(Debug)]
 struct Span {
@@ -291,6 +320,19 @@ impl Tickets {
             return;
         }
         self.spans.push(Span { batch: Arc::clone(batch), records: index..index + 1, timestamp });
+    }
+
+    /// Ends the last span at `end`, and begins the one of a record, or goes on with a span that the record continues.
+    #[cold]
+    fn begin(&mut self, end: Option<u32>, batch: &Arc<BatchState>, index: u32, timestamp: i64) {
+        self.end_last(end);
+        self.add(batch, index, timestamp);
+    }
+
+    fn end_last(&mut self, end: Option<u32>) {
+        if let (Some(end), Some(last)) = (end, self.spans.last_mut()) {
+            last.records.end = end;
+        }
     }
 
     /// Adds those of records that were sent later.
