@@ -38,7 +38,8 @@ fn function(line: &str) -> Option<(String, f64)> {
     let (percent, rest) = line.trim().split_once('%')?;
     let percent = percent.parse().ok()?;
     let (place, name) = rest.trim().split_once(' ')?;
-    let name = name.trim();
+    // Some versions add columns of dashes.
+    let name = name.trim_end_matches([' ', '-']).trim();
     Some((if place == "[k]" { format!("kernel: {name}") } else { name.to_owned() }, percent))
 }
 
@@ -52,6 +53,8 @@ mod tests {
         assert_eq!(found, ("kernel: copy_to_user".to_owned(), 23.45));
         let found = function("     1.50%  [.] milena::consumer::poll").unwrap();
         assert_eq!(found, ("milena::consumer::poll".to_owned(), 1.5));
+        let found = function("     2.00%  [.] milena::send      -      -").unwrap();
+        assert_eq!(found, ("milena::send".to_owned(), 2.0));
         assert_eq!(function("# Overhead  Symbol"), None);
         assert_eq!(function(""), None);
     }

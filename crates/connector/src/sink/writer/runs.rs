@@ -84,6 +84,7 @@ impl<T> Writer<T> {
             transactions.begin(&self.client).await?;
         }
         let records = self.run.get(..filled).unwrap_or_default();
+        let bytes: u64 = records.iter().map(SinkRecord::len_bytes).sum();
         let headers = records.iter().flat_map(SinkRecord::headers);
         let headers: Vec<Header<'_>> =
             headers.map(|(name, value)| Header { name, value: value.as_deref() }).collect();
@@ -107,6 +108,7 @@ impl<T> Writer<T> {
             Path::Transactions(transactions) => transactions.send_all(&run).await,
         };
         let tickets = sent.map_err(|error| self.explain(error))?;
+        self.counts.bytes += bytes;
         self.turn = self.turn.wrapping_add(filled as u64);
         self.unconfirmed.push_back(Sent::Run(tickets));
         Ok(())
