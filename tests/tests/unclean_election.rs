@@ -35,8 +35,18 @@ async fn on_a_real_cluster_an_unclean_election_hides_nothing_from_readers_and_st
     let client = connect(&cluster).await;
     let topic = two_replicas(&client).await;
     let tp = TopicPartition::new(topic.as_str(), 0);
-    let found = describe(&client, &topic).await.unwrap();
-    let leader = found.leader.unwrap();
+    // A topic that was just made may have no leader yet.
+    in_sync(&client, &topic, 2).await;
+    let (found, leader) = within("a leader", async {
+        loop {
+            let found = describe(&client, &topic).await;
+            if let Some(leader) = found.as_ref().and_then(|found| found.leader) {
+                break (found.unwrap(), leader);
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
     let follower = *found.replicas.iter().find(|replica| **replica != leader).unwrap();
 
     let settings = ProducerConfig { idempotence: Idempotence::Required, ..ProducerConfig::default() };
