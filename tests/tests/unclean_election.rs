@@ -8,9 +8,9 @@ use milena::protocol::StrBytes;
 use milena::protocol::messages::elect_leaders_request::TopicPartitions;
 use milena::protocol::messages::{ElectLeadersRequest, TopicName};
 use milena::{
-    Client, ClientConfig, Consumer, ConsumerConfig, ErrorKind, Idempotence, Isolation, NewTopic, Offset,
-    OffsetReset, OnDataLoss, PartitionDescription, Position, Producer, ProducerConfig, ProducerRecord, Start,
-    Target, Ticket, TopicPartition,
+    BrokerId, Client, ClientConfig, Consumer, ConsumerConfig, ErrorKind, Idempotence, Isolation, NewTopic,
+    Offset, OffsetReset, OnDataLoss, PartitionDescription, Position, Producer, ProducerConfig,
+    ProducerRecord, Start, Target, Ticket, TopicPartition,
 };
 use milena_testkit::kafka::{KafkaCluster, KafkaOptions, or_skip};
 use milena_tests::records::{values, within};
@@ -37,16 +37,7 @@ async fn on_a_real_cluster_an_unclean_election_hides_nothing_from_readers_and_st
     let tp = TopicPartition::new(topic.as_str(), 0);
     // A topic that was just made may have no leader yet.
     in_sync(&client, &topic, 2).await;
-    let (found, leader) = within("a leader", async {
-        loop {
-            let found = describe(&client, &topic).await;
-            if let Some(leader) = found.as_ref().and_then(|found| found.leader) {
-                break (found.unwrap(), leader);
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
-    })
-    .await;
+    let (found, leader) = led(&client, &topic).await;
     let follower = *found.replicas.iter().find(|replica| **replica != leader).unwrap();
 
     let settings = ProducerConfig { idempotence: Idempotence::Required, ..ProducerConfig::default() };
@@ -149,6 +140,21 @@ async fn two_replicas(client: &Client) -> String {
 async fn describe(client: &Client, topic: &str) -> Option<PartitionDescription> {
     let mut described = client.admin().describe_topics(&[topic]).await.ok()?;
     described.remove(0).1.ok()?.partitions.pop()
+}
+
+/// The partition once it has a leader.
+async fn led(client: &Client, topic: &str) -> (PartitionDescription, BrokerId) {
+    within("a leader", async {
+        loop {
+            if let Some(found) = describe(client, topic).await
+                && let Some(leader) = found.leader
+            {
+                break (found, leader);
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
 }
 
 async fn in_sync(client: &Client, topic: &str, count: usize) {
