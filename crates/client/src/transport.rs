@@ -133,6 +133,7 @@ mod tests {
         assert_eq!(connect_first(vec![dead]).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         assert!(connect_first(Vec::new()).await.is_err());
     }
+
     /// An address that drops what is sent to it, as a firewall does: its queue of connections is full. `None` if this system refuses instead.
     async fn silent() -> Option<(tokio::net::TcpListener, Vec<TcpStream>)> {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();

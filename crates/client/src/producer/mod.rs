@@ -112,7 +112,7 @@ impl Producer {
         &'a self,
         record: ProducerRecord<'a>,
     ) -> impl Future<Output = Result<Ticket>> + Send + use<'a> {
-        sending::Sending::new(&self.handle.0, record)
+        send(&self.handle.0, record)
     }
 
     /// Takes a record if that is possible at once.
