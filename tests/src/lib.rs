@@ -188,12 +188,13 @@ pub fn unique(prefix: &str) -> String {
     format!("{prefix}-{millis:x}-{:x}-{number}", std::process::id())
 }
 
-/// Creates a topic and waits until all its partitions have a leader.
+/// Creates a topic that keeps records of any age, and waits until all its partitions have a leader.
 ///
 /// # Panics
 /// If the broker refuses it, or a leader is missing after 30 s.
 pub async fn create_topic(client: &Client, name: &str, partitions: i32) {
-    let topic = NewTopic { name: name.to_owned(), partitions, replication: -1, configs: Vec::new() };
+    let configs = vec![("retention.ms".to_owned(), "-1".to_owned())];
+    let topic = NewTopic { name: name.to_owned(), partitions, replication: -1, configs };
     let answers = client.admin().create_topics(&[topic], Duration::from_secs(30)).await;
     for (topic, outcome) in answers.unwrap_or_else(|error| panic!("creating {name}: {error}")) {
         outcome.unwrap_or_else(|error| panic!("creating {topic}: {error}"));

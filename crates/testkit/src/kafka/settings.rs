@@ -15,7 +15,8 @@ pub(crate) type Properties = Vec<(String, String)>;
 
 /// What every test broker gets: internal topics that fit `nodes` brokers and stay small, no wait for group members
 /// that never come, quick discovery of dead brokers, quick deletion of dropped segments,
-/// and deletion of topics, which brokers before 1.0 refuse by default: they then let the request's time pass without a word.
+/// deletion of topics, which brokers before 1.0 refuse by default: they then let the request's time pass without a word,
+/// and a retention that spares records of long ago, which brokers look for half a minute after their start and every five minutes.
 pub(crate) fn common(nodes: usize) -> Properties {
     let replicas = nodes.min(3).to_string();
     let in_sync = if nodes >= 3 { "2" } else { "1" };
@@ -32,6 +33,8 @@ pub(crate) fn common(nodes: usize) -> Properties {
         ("num.partitions", "4"),
         ("group.initial.rebalance.delay.ms", "0"),
         ("log.segment.delete.delay.ms", "1000"),
+        // A century: not every release takes -1.
+        ("log.retention.hours", "876000"),
         ("delete.topic.enable", "true"),
         ("broker.session.timeout.ms", "2000"),
         ("broker.heartbeat.interval.ms", "300"),
