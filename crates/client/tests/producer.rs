@@ -329,6 +329,74 @@ async fn what_can_not_be_sent_is_refused_at_once() {
     assert_eq!(producer.try_send(ProducerRecord::to("new").value("x")).unwrap_err().kind(), ErrorKind::Full);
 }
 
+#[tokio::test]
+async fn records_sent_in_one_call_are_those_of_as_many_calls() {
+    let mut dice = 7_u64;
+    let mut below = |limit: u64| {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (dice >> 33) % limit
+    };
+    for linger in [0, 5] {
+        let (_broker, client) = broker(3).await;
+        let producer = producer(&client, |config| {
+            config.linger = Duration::from_millis(linger);
+            config.batch_size = 2000;
+        });
+        let other_name = TOPIC.to_owned();
+        let headers = [milena::Header { name: "h", value: Some(b"1") }];
+        let mut expected = vec![Vec::new(); 3];
+        let mut place = 0;
+        for call in 0..60 {
+            let values: Vec<String> = (0..1 + below(80))
+                .map(|number| {
+                    let size = if below(30) == 0 { 3000 } else { below(60) };
+                    format!("{call} {number} {}", "x".repeat(size as usize))
+                })
+                .collect();
+            let before = now_ms();
+            let records: Vec<_> = values
+                .iter()
+                .map(|value| {
+                    if below(6) == 0 {
+                        place = below(3) as usize;
+                    }
+                    let topic = if below(8) == 0 { &other_name } else { TOPIC };
+                    let mut record = ProducerRecord::to(topic).partition(place as i32).value(value);
+                    if below(9) == 0 {
+                        record = record.headers(&headers);
+                    }
+                    if below(4) == 0 {
+                        record = record.key(value);
+                    }
+                    if below(7) == 0 {
+                        record = record.timestamp(before - below(1 << 30) as i64);
+                    }
+                    record
+                })
+                .collect();
+            let tickets = producer.send_all(&records).await.unwrap();
+            assert_eq!(tickets.len(), records.len());
+            for ((record, value), ticket) in records.iter().zip(&values).zip(tickets.each()) {
+                let partition = record.partition.unwrap().0 as usize;
+                let offset = expected[partition].len() as i64;
+                expected[partition].push(value.clone());
+                let metadata = ticket.await.unwrap();
+                assert_eq!(metadata.offset.map(|offset| offset.0), Some(offset), "{value}");
+                assert_eq!(metadata.topic_partition.partition.0 as usize, partition);
+                match record.timestamp {
+                    Some(time) => assert_eq!(metadata.timestamp, time),
+                    None => assert!((before - 1000..=now_ms()).contains(&metadata.timestamp), "{metadata:?}"),
+                }
+            }
+        }
+        assert!(values(&client, TOPIC, 3, Isolation::ReadUncommitted).await == expected, "linger {linger}");
+    }
+}
+
+fn now_ms() -> i64 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_tasks_send_at_once_and_each_keeps_its_order() {
     let (broker, client) = broker(3).await;

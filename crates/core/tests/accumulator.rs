@@ -11,7 +11,7 @@ use milena_core::produce::accumulator::{BatchId, Body, Entry, Opening, Supply, V
 use milena_core::produce::outcome::{self, Outcome, Remedy};
 use milena_core::produce::{Accumulator, Failure, Identity, Limits, Settled};
 use milena_protocol::error_code::ErrorCode;
-use milena_protocol::records::{BatchOptions, FrozenBatch, RecordBatch};
+use milena_protocol::records::{BatchOptions, FrozenBatch, RecordBatch, Run};
 use milena_protocol::types::{ProducerEpoch, ProducerId};
 use proptest::prelude::*;
 
@@ -154,6 +154,21 @@ impl World {
         }
     }
 
+    /// Several records at a time, as many as the open batch takes as it is.
+    fn push_run(&mut self, wanted: u32) {
+        let values: Vec<[u8; 4]> = (self.next..self.next + wanted).map(u32::to_be_bytes).collect();
+        let bytes = values.len() * Run::bytes(None, Some(&[0; 4]));
+        let pushed = self.accumulator.push_run(bytes, |run| {
+            let _ = values.iter().take_while(|value| run.push(1, None, Some(&value[..]))).count();
+        });
+        let Some((token, places)) = pushed else { return };
+        let mut values = self.memory.values.borrow_mut();
+        assert_eq!(values[*token].len() as u32, places.start);
+        let end = self.next + places.end - places.start;
+        values[*token].extend(self.next..end);
+        self.next = end;
+    }
+
     fn take(&mut self) -> bool {
         let Some(transmit) = self.accumulator.take(Some(self.identity())) else { return false };
         let mut frozen = match transmit.body {
@@ -236,7 +251,9 @@ impl World {
 
     fn step(&mut self, action: u8) {
         match action {
-            0..=5 => self.push(),
+            0..=3 => self.push(),
+            4 => self.push_run(3),
+            5 => self.push_run(20),
             6 => drop(self.accumulator.mark_due()),
             7 | 8 => drop(self.take()),
             9 | 10 => self.serve(None),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use milena_core::partition::{self, Standing};
 use milena_core::produce::Refused;
 use milena_core::produce::accumulator::{Entry, Opening, Supply};
-use milena_protocol::records::Header;
+use milena_protocol::records::{Header, Run};
 use milena_protocol::types::PartitionId;
 
 use super::config::{Partitioner, Partitioning};
@@ -90,7 +90,8 @@ impl Engine {
         let mut held: Option<Held<'_>> = None;
         let mut tickets = Adding::new(tickets);
         let foreign = matches!(self.config.partitioner, Partitioner::Custom(_));
-        for record in records {
+        let mut rest = records;
+        while let Some(record) = rest.first() {
             let bytes = self.check_size(record)?;
             let held = match &mut held {
                 Some(held) if held.is_of(record) => held,
@@ -121,12 +122,66 @@ impl Engine {
                     }
                 }
             };
-            self.append(held.slot, &mut held.state, record, |batch, index, time| {
-                tickets.add(batch, index, time);
-            })?;
-            *taken += 1;
+            let appended = match self.append_run(held, rest, &mut tickets) {
+                0 => {
+                    self.append(held.slot, &mut held.state, record, |batch, index, time| {
+                        tickets.add(batch, index..index + 1, time);
+                    })?;
+                    1
+                }
+                appended => appended,
+            };
+            *taken += appended;
+            rest = rest.get(appended..).unwrap_or_default();
         }
         Ok(())
+    }
+
+    /// Encodes those records into the open batch that come next, are plain and name this partition, as many as fit it. Returns how many; 0 if
+    /// the first is one for [`append`](Self::append).
+    #[inline]
+    fn append_run(
+        &self,
+        held: &mut Held<'_>,
+        records: &[ProducerRecord<'_>],
+        tickets: &mut Adding<'_>,
+    ) -> usize {
+        // One alone is no run. Most runs are of one size, so the larger of two tells what all need.
+        let [first, second, ..] = records else { return 0 };
+        if !held.is_of(second) {
+            return 0;
+        }
+        let records = records.get(..SHORT_RUN).unwrap_or(records);
+        let bytes = Run::bytes(first.key, first.value).max(Run::bytes(second.key, second.value));
+        let now = match held.state.clock {
+            Clock::Fresh(time) => time,
+            Clock::Stale => now_ms(),
+        };
+        let Held { topic, slot, state } = held;
+        let (topic, partition) = (*topic, Some(slot.tp.partition));
+        let mut timed = false;
+        let appended = state.batches.push_run(bytes.saturating_mul(records.len()), |batch| {
+            for record in records {
+                let here = record.partition == partition && std::ptr::eq(record.topic, topic);
+                if !here || !record.headers.is_empty() || self.check_size(record).is_err() {
+                    break;
+                }
+                timed |= record.timestamp.is_some();
+                if !batch.push(record.timestamp.unwrap_or(now), record.key, record.value) {
+                    break;
+                }
+            }
+        });
+        let Some((batch, places)) = appended else { return 0 };
+        let count = places.len();
+        if timed {
+            for (index, record) in places.zip(records) {
+                tickets.add(batch, index..index + 1, record.timestamp.unwrap_or(now));
+            }
+        } else {
+            tickets.add(batch, places, now);
+        }
+        count
     }
 
     #[inline]
@@ -295,6 +350,9 @@ const USUAL_OVERHEAD: usize = 7;
 
 /// How many records are taken under one lock, at most: some ten microseconds.
 const LONGEST_RUN: usize = 256;
+
+/// How many records are written as one run, at most.
+const SHORT_RUN: usize = 32;
 
 thread_local! {
     /// Which stripe of the sticky choice is this thread's.

@@ -282,14 +282,14 @@ impl<'t> Adding<'t> {
         Self { tickets, last: None }
     }
 
-    /// Adds the record after the last one.
+    /// Adds the records after the last one. They have the same time.
     #[inline]
-    pub(crate) fn add(&mut self, batch: &Arc<BatchState>, index: u32, timestamp: i64) {
+    pub(crate) fn add(&mut self, batch: &Arc<BatchState>, records: Range<u32>, timestamp: i64) {
         let address = Arc::as_ptr(batch).addr();
-        if self.last != Some((address, index, timestamp)) {
-            self.tickets.begin(self.last.map(|(_, end, _)| end), batch, index, timestamp);
+        if self.last != Some((address, records.start, timestamp)) {
+            self.tickets.begin(self.last.map(|(_, end, _)| end), batch, records.start, timestamp);
         }
-        self.last = Some((address, index + 1, timestamp));
+        self.last = Some((address, records.end, timestamp));
     }
 }
 

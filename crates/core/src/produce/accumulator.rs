@@ -19,9 +19,10 @@
 //! KIP-98, KIP-360 (a new epoch after a lost sequence), KIP-126 (splitting a batch that is too large).
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use milena_protocol::records::{BatchBuilder, BatchOptions};
+use milena_protocol::records::{BatchBuilder, BatchOptions, Run};
 use milena_protocol::types::ProducerId;
 
 use super::batch::{Batch, halves};
@@ -167,6 +168,16 @@ impl<C: Clone> Accumulator<C> {
             }
             Err(error) => Err(Refused::Unwritable(error)),
         }
+    }
+
+    /// Appends records to the open batch as it is, as many as fit the memory it has paid for, of which `bytes` are needed; returns its token and
+    /// the places of those that were taken. `None` if the next record is one for [`push`](Self::push).
+    #[inline]
+    pub fn push_run(&mut self, bytes: usize, write: impl FnOnce(&mut Run<'_>)) -> Option<(&C, Range<u32>)> {
+        let open = self.open.as_mut().filter(|open| !self.stopped && !open.builder.is_empty())?;
+        let first = open.builder.record_count();
+        let count = open.builder.push_run(open.paid.min(self.limits.batch_size), bytes, write);
+        (count > 0).then_some((&open.token, first..first + count))
     }
 
     #[cold]

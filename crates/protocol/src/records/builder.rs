@@ -4,7 +4,7 @@ use super::frozen::FrozenBatch;
 use super::header::TimestampType;
 use super::layout::{self, HEADER_LEN, attributes};
 use super::record::Header;
-use super::varint::{MAX_VARINT, MAX_VARLONG, Scratch, Short, encoded_len, zigzag};
+use super::varint::{MAX_VARINT, MAX_VARLONG, Packed, Scratch, encoded_len, zigzag};
 use crate::compression::{self, Compression};
 use crate::error::{ProtocolError, Result};
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
@@ -56,6 +56,13 @@ impl Default for BatchIdentity {
 /// The largest batch that can be written, in bytes: its length is an `i32`.
 pub const MAX_BATCH_LEN: usize = i32::MAX as usize;
 
+/// Whether the numbers of a record without headers have three bytes at most.
+#[inline(always)]
+fn are_short(delta: u64, index: u32, data: usize) -> bool {
+    // Four times: the length of the record is the largest number, and it is doubled.
+    (delta | u64::from(index) << 1 | (data as u64).saturating_mul(4)) < Packed::LIMIT
+}
+
 /// Builds one batch, record by record.
 ///
 /// A record is encoded once, straight into the batch's buffer; nothing is allocated per record but what the buffer
@@ -63,8 +70,9 @@ pub const MAX_BATCH_LEN: usize = i32::MAX as usize;
 #[derive(Debug)]
 pub struct BatchBuilder {
     options: BatchOptions,
-    /// Room for the header, then the records.
+    /// Room for the header, then the records, up to `end`; then what was written there before, so that nothing has to be cleared to write to it.
     buffer: Vec<u8>,
+    end: usize,
     /// The headers of the record at hand: its length has to stand before them.
     headers: Vec<u8>,
     count: u32,
@@ -82,9 +90,22 @@ impl BatchBuilder {
     /// An empty batch in the memory of a buffer whose content no longer matters (see [`FrozenBatch::reclaim`]).
     #[must_use]
     pub fn with_buffer(options: BatchOptions, mut buffer: Vec<u8>) -> Self {
-        buffer.clear();
-        buffer.resize(HEADER_LEN, 0);
-        Self { options, buffer, headers: Vec::new(), count: 0, base_timestamp: -1, max_timestamp: -1 }
+        match buffer.get_mut(..HEADER_LEN) {
+            Some(header) => header.fill(0),
+            None => {
+                buffer.clear();
+                buffer.resize(HEADER_LEN, 0);
+            }
+        }
+        Self {
+            options,
+            buffer,
+            end: HEADER_LEN,
+            headers: Vec::new(),
+            count: 0,
+            base_timestamp: -1,
+            max_timestamp: -1,
+        }
     }
 
     /// Appends a record and returns its index in the batch, from 0.
@@ -115,38 +136,67 @@ impl BatchBuilder {
         Ok(index)
     }
 
+    /// Appends records by [`Run::push`], for which `bytes` are set aside; the batch stays within `limit` bytes and the memory that it has.
+    /// Returns how many were appended. Several records cost a good deal less so than by [`push`](Self::push), since what is known of the batch
+    /// stays in registers.
+    #[inline]
+    pub fn push_run(&mut self, limit: usize, bytes: usize, write: impl FnOnce(&mut Run<'_>)) -> u32 {
+        let bytes = bytes.min(limit.min(self.most()).saturating_sub(self.end));
+        if !self.is_ready(bytes) {
+            return 0;
+        }
+        let mut run = Run {
+            place: Place {
+                bytes: self.buffer.get_mut(..self.end + bytes).unwrap_or_default(),
+                end: self.end,
+            },
+            index: self.count,
+            base: self.base_timestamp,
+            max: self.max_timestamp,
+        };
+        write(&mut run);
+        let Run { place: Place { end, .. }, index, base, max } = run;
+        let pushed = index - self.count;
+        self.end = end;
+        (self.count, self.base_timestamp, self.max_timestamp) = (index, base, max);
+        pushed
+    }
+
     /// Appends what most records are: without headers, all numbers of three bytes at most, and with room in the buffer. Returns whether it
     /// was that.
     #[inline(always)]
     fn push_short(&mut self, delta: u64, index: u32, key: Option<&[u8]>, value: Option<&[u8]>) -> bool {
         let data = data_len(key).saturating_add(data_len(value));
-        let room = self.buffer.capacity().min(MAX_BATCH_LEN).saturating_sub(self.buffer.len());
-        let offset = u64::from(index) << 1;
-        // A quarter: the length of the record is the largest number, and it is doubled.
-        if (delta | offset | (data as u64).saturating_mul(4)) >= Short::LIMIT || room < data + 2 * Short::SIZE
-        {
+        if !are_short(delta, index, data) || !self.is_ready(data + Packed::MOST) {
             return false;
         }
-        let length = |data: Option<&[u8]>| data.map_or(NULL, |data| (data.len() as u64) << 1);
-        let (key_len, value_len) = (length(key), length(value));
-        let numbers = Short::len(delta) + Short::len(offset) + Short::len(key_len) + Short::len(value_len);
-        let mut short = Short::new();
-        // Attributes and header count are a byte each.
-        short.put(((numbers + data + 2) as u64) << 1);
-        short.push(0);
-        short.put(delta);
-        short.put(offset);
-        short.put(key_len);
-        if let Some(key) = key {
-            short.move_to(&mut self.buffer);
-            self.buffer.extend_from_slice(key);
+        let mut place = Place { bytes: &mut self.buffer, end: self.end };
+        let written = place.put(delta, index, key, value, data).is_some();
+        self.end = place.end;
+        written
+    }
+
+    /// How long the batch can become in the memory that it has.
+    #[inline]
+    fn most(&self) -> usize {
+        self.buffer.capacity().min(MAX_BATCH_LEN)
+    }
+
+    /// Whether so many bytes can be written without more memory.
+    #[inline(always)]
+    fn is_ready(&mut self, bytes: usize) -> bool {
+        self.buffer.len() - self.end >= bytes || self.prepare(bytes)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn prepare(&mut self, bytes: usize) -> bool {
+        let most = self.most();
+        if most.saturating_sub(self.end) < bytes {
+            return false;
         }
-        short.put(value_len);
-        short.move_to(&mut self.buffer);
-        if let Some(value) = value {
-            self.buffer.extend_from_slice(value);
-        }
-        self.buffer.push(0);
+        // Memory that is used for the first time. Not for each record, and not all at once: the batch may remain small.
+        self.buffer.resize((self.end + bytes.max(PREPARED)).min(most), 0);
         true
     }
 
@@ -171,11 +221,12 @@ impl BatchBuilder {
             .saturating_add(data_len(key))
             .saturating_add(data_len(value))
             .saturating_add(self.headers.len());
-        if body > MAX_BATCH_LEN - MAX_VARINT - self.buffer.len().min(MAX_BATCH_LEN - MAX_VARINT)
+        if body > MAX_BATCH_LEN - MAX_VARINT - self.end.min(MAX_BATCH_LEN - MAX_VARINT)
             || index >= i32::MAX as u32
         {
-            return Err(full(self.buffer.len(), body, index));
+            return Err(full(self.end, body, index));
         }
+        self.buffer.truncate(self.end);
         self.buffer.reserve(MAX_VARINT + body);
 
         let mut scratch = Scratch::new();
@@ -200,6 +251,7 @@ impl BatchBuilder {
         if header_count > 0 {
             self.buffer.extend_from_slice(&self.headers);
         }
+        self.end = self.buffer.len();
         Ok(())
     }
 
@@ -248,7 +300,7 @@ impl BatchBuilder {
     /// Size in bytes before compression, header included.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        self.buffer.len()
+        self.end
     }
 
     /// Whether nothing was pushed yet.
@@ -310,17 +362,19 @@ impl BatchBuilder {
             return Err(ProtocolError::malformed("a batch without records").with_field("record_count"));
         }
         let codec = self.options.compression;
+        let mut records = self.buffer;
         let (mut bytes, left) = if codec == Compression::None {
-            (self.buffer, spare)
+            records.truncate(self.end);
+            (records, spare)
         } else {
             spare.clear();
             spare.resize(HEADER_LEN, 0);
-            let records = self.buffer.get(HEADER_LEN..).unwrap_or_default();
-            compression::compress(codec, self.options.level, records, &mut spare)?;
+            let plain = records.get(HEADER_LEN..self.end).unwrap_or_default();
+            compression::compress(codec, self.options.level, plain, &mut spare)?;
             if spare.len() > MAX_BATCH_LEN {
                 return Err(full(spare.len(), 0, self.count));
             }
-            (spare, self.buffer)
+            (spare, records)
         };
         let timestamps = match self.options.timestamp_type {
             TimestampType::CreateTime => 0,
@@ -336,6 +390,9 @@ impl BatchBuilder {
         Ok((FrozenBatch::new(bytes, self.count, self.max_timestamp), left))
     }
 }
+
+/// How much memory that was never written to is made ready at a time, in bytes.
+const PREPARED: usize = 4096;
 
 /// The length of null, zig-zagged: -1.
 const NULL: u64 = 1;
@@ -364,6 +421,101 @@ impl Numbers {
 #[inline(always)]
 fn wire_len(data: Option<&[u8]>) -> i64 {
     data.map_or(-1, |data| data.len() as i64)
+}
+
+/// Records that are appended one after the other: see [`BatchBuilder::push_run`].
+#[derive(Debug)]
+pub struct Run<'b> {
+    place: Place<'b>,
+    index: u32,
+    base: i64,
+    max: i64,
+}
+
+impl Run<'_> {
+    /// How many bytes are to be set aside for a record, at most.
+    #[inline]
+    #[must_use]
+    pub fn bytes(key: Option<&[u8]>, value: Option<&[u8]>) -> usize {
+        data_len(key).saturating_add(data_len(value)).saturating_add(Packed::MOST)
+    }
+
+    /// Appends a record without headers. Returns `false`, and nothing is appended, if too little was set aside or the record is not one that most
+    /// are: its numbers small, its time near the first one's. It is for [`BatchBuilder::push`] then.
+    #[inline(always)]
+    pub fn push(&mut self, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> bool {
+        let (base, max) = match self.index {
+            0 => (timestamp, timestamp),
+            _ => (self.base, self.max.max(timestamp)),
+        };
+        let data = data_len(key).saturating_add(data_len(value));
+        let delta = timestamp.checked_sub(base).map_or(u64::MAX, zigzag);
+        if !are_short(delta, self.index, data)
+            || self.place.put(delta, self.index, key, value, data).is_none()
+        {
+            return false;
+        }
+        (self.index, self.base, self.max) = (self.index + 1, base, max);
+        true
+    }
+}
+
+/// Where short records are written.
+#[derive(Debug)]
+struct Place<'b> {
+    bytes: &'b mut [u8],
+    end: usize,
+}
+
+impl Place<'_> {
+    /// Writes a record [of short numbers](are_short); `None`, and it does not count as written, if there is too little room.
+    #[inline(always)]
+    fn put(
+        &mut self,
+        delta: u64,
+        index: u32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        data: usize,
+    ) -> Option<()> {
+        let length = |data: Option<&[u8]>| Packed::of(data.map_or(NULL, |data| (data.len() as u64) << 1));
+        let (delta, offset) = (Packed::of(delta), Packed::of(u64::from(index) << 1));
+        let (key_len, value_len) = (length(key), length(value));
+        // Attributes and header count are a byte each.
+        let numbers = delta.length + offset.length + key_len.length + value_len.length + 2;
+        let mut end = self.end;
+        self.write(&mut end, Packed::of(((numbers + data) as u64) << 1).then_zero().then(delta))?;
+        let packed = offset.then(key_len);
+        match key {
+            Some(key) => {
+                self.write(&mut end, packed)?;
+                self.copy(&mut end, key)?;
+                self.write(&mut end, value_len)?;
+            }
+            None => self.write(&mut end, packed.then(value_len))?,
+        }
+        if let Some(value) = value {
+            self.copy(&mut end, value)?;
+        }
+        // No headers.
+        *self.bytes.get_mut(end)? = 0;
+        self.end = end + 1;
+        Some(())
+    }
+
+    #[inline(always)]
+    fn write(&mut self, end: &mut usize, packed: Packed) -> Option<()> {
+        *self.bytes.get_mut(*end..)?.first_chunk_mut()? = packed.bytes.to_le_bytes();
+        *end += packed.length;
+        Some(())
+    }
+
+    #[inline(always)]
+    fn copy(&mut self, end: &mut usize, data: &[u8]) -> Option<()> {
+        self.bytes.get_mut(*end..*end + data.len())?.copy_from_slice(data);
+        *end += data.len();
+        Some(())
+    }
 }
 
 #[inline(always)]
@@ -432,6 +584,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    impl BatchBuilder {
+        fn written(&self) -> &[u8] {
+            &self.buffer[..self.end]
+        }
+    }
+
     fn data() -> impl Strategy<Value = Option<Vec<u8>>> {
         let length = prop_oneof![0usize..140, 8000usize..8400, 200_000usize..300_000];
         proptest::option::of(length.prop_map(|length| vec![length as u8; length]))
@@ -454,12 +612,54 @@ mod tests {
             let written = short.push_short(delta, index, key, value);
             any.push_any(delta, index, key, value, 0).unwrap();
             let small = delta < 1 << 21 && index < 1 << 20 && data_len(key) + data_len(value) < 1 << 19;
-            prop_assert_eq!(written, small && room >= data_len(key) + data_len(value) + 2 * Short::SIZE);
+            prop_assert_eq!(written, small && room >= data_len(key) + data_len(value) + Packed::MOST);
             prop_assert_eq!(short.capacity(), capacity, "the buffer did not grow");
             if written {
-                prop_assert_eq!(short.into_buffer(), any.into_buffer());
+                prop_assert_eq!(short.written(), any.written());
             } else {
                 prop_assert!(short.is_empty() && short.size_bytes() == HEADER_LEN, "nothing was written");
+            }
+        }
+
+        #[test]
+        fn a_run_is_written_as_its_records_one_by_one(
+            records in proptest::collection::vec((prop_oneof![4 => 0i64..300, 1 => any::<i64>()], data(), data()), 1..40),
+            old in proptest::collection::vec(any::<u8>(), 0..4000),
+            room in prop_oneof![Just(1usize << 21), 0usize..4000],
+            limit in prop_oneof![Just(usize::MAX), 0usize..4000],
+            aside in prop_oneof![Just(usize::MAX), 0usize..2000],
+        ) {
+            // Memory in which something was written before.
+            let mut memory = Vec::with_capacity((HEADER_LEN + room).max(old.len()));
+            memory.extend_from_slice(&old);
+            let mut many = BatchBuilder::with_buffer(BatchOptions::default(), memory);
+            let mut single = BatchBuilder::new(BatchOptions::default());
+            let mut rest = &records[..];
+            while let Some((time, key, value)) = rest.first() {
+                let (before, capacity) = (many.size_bytes(), many.capacity());
+                let count = many.push_run(limit, aside, |run| {
+                    let mut pushed = rest.iter().take_while(|(time, key, value)| run.push(*time, key.as_deref(), value.as_deref()));
+                    pushed.by_ref().for_each(drop);
+                });
+                prop_assert_eq!(many.capacity(), capacity, "the buffer did not grow");
+                prop_assert!(many.size_bytes() <= limit.max(before));
+                prop_assert!(many.size_bytes() - before <= aside);
+                let (run, left) = rest.split_at(count as usize);
+                for (time, key, value) in run {
+                    single.push(*time, key.as_deref(), value.as_deref(), []).unwrap();
+                }
+                rest = left;
+                if count == 0 {
+                    let one = many.push(*time, key.as_deref(), value.as_deref(), []);
+                    prop_assert_eq!(one.is_ok(), single.push(*time, key.as_deref(), value.as_deref(), []).is_ok());
+                    rest = &rest[1..];
+                }
+                prop_assert_eq!(many.written(), single.written());
+                prop_assert_eq!((many.record_count(), many.max_timestamp()), (single.record_count(), single.max_timestamp()));
+            }
+            if !single.is_empty() {
+                let built = many.build(BatchIdentity::default()).unwrap();
+                prop_assert_eq!(built, single.build(BatchIdentity::default()).unwrap());
             }
         }
     }

@@ -52,7 +52,7 @@ mod record;
 mod varint;
 
 pub use batch::{BatchRef, Batches, RecordBatch, batches};
-pub use builder::{BatchBuilder, BatchIdentity, BatchOptions, MAX_BATCH_LEN};
+pub use builder::{BatchBuilder, BatchIdentity, BatchOptions, MAX_BATCH_LEN, Run};
 pub use control::{ControlKind, ControlRecord, build_control_batch};
 pub use frozen::{FrozenBatch, set_base_offset, set_identity, set_log_append_time};
 pub use header::{BatchExtent, BatchHeader, TimestampType};

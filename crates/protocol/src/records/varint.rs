@@ -188,61 +188,48 @@ impl Scratch {
     }
 }
 
-/// The same for up to [`SIZE`](Self::SIZE) bytes of numbers of up to three bytes, which nearly all are. They are put together in a
-/// register.
-pub(super) struct Short {
-    bytes: u128,
-    length: usize,
+/// The same for numbers of up to three bytes, which nearly all are, put together in a register: those of a record before its offset, those
+/// from there to its key, or to its value if it has no key, and the length of its value. They are seven bytes at most.
+#[derive(Clone, Copy)]
+pub(super) struct Packed {
+    /// What is written is all of it, whatever of it counts.
+    pub(super) bytes: u64,
+    pub(super) length: usize,
 }
 
-impl Short {
+impl Packed {
     /// Numbers below take at most three bytes.
     pub(super) const LIMIT: u64 = 1 << 21;
-    /// How many bytes there may be; as many are copied at once, whatever of them counts.
-    pub(super) const SIZE: usize = 16;
+    /// The numbers of a record take less, also when the last of them is written as a whole register: its length, attributes and time; offset and
+    /// length of the key; length of the value; header count.
+    pub(super) const MOST: usize = 7 + 6 + 8 + 1;
 
+    /// A number below [`LIMIT`](Self::LIMIT).
     #[inline(always)]
-    pub(super) const fn new() -> Self {
-        Self { bytes: 0, length: 0 }
-    }
-
-    /// How many bytes a number below [`LIMIT`](Self::LIMIT) takes.
-    #[inline(always)]
-    pub(super) const fn len(zigzagged: u64) -> usize {
-        1 + (zigzagged >= 0x80) as usize + (zigzagged >= 0x4000) as usize
-    }
-
-    #[inline(always)]
-    pub(super) fn push(&mut self, byte: u8) {
-        self.append(u64::from(byte), 1);
-    }
-
-    /// Appends a number below [`LIMIT`](Self::LIMIT).
-    #[inline(always)]
-    pub(super) fn put(&mut self, zigzagged: u64) {
+    pub(super) const fn of(zigzagged: u64) -> Self {
         let low = zigzagged & 0x7f;
         if zigzagged < 0x80 {
-            self.append(low, 1);
+            Self { bytes: low, length: 1 }
         } else if zigzagged < 0x4000 {
-            self.append(low | 0x80 | (zigzagged >> 7) << 8, 2);
+            Self { bytes: low | 0x80 | (zigzagged >> 7) << 8, length: 2 }
         } else {
-            self.append(low | 0x80 | (zigzagged >> 7 & 0x7f | 0x80) << 8 | (zigzagged >> 14) << 16, 3);
+            Self {
+                bytes: low | 0x80 | (zigzagged >> 7 & 0x7f | 0x80) << 8 | (zigzagged >> 14) << 16,
+                length: 3,
+            }
         }
     }
 
+    /// With other numbers behind these.
     #[inline(always)]
-    fn append(&mut self, bytes: u64, count: usize) {
-        self.bytes |= u128::from(bytes).wrapping_shl(8 * self.length as u32);
-        self.length += count;
+    pub(super) const fn then(self, next: Self) -> Self {
+        Self { bytes: self.bytes | next.bytes << (8 * self.length), length: self.length + next.length }
     }
 
-    /// Appends the numbers to a buffer and forgets them. A copy of a fixed size and a cut cost less than a copy of just these bytes.
+    /// With a zero byte behind them.
     #[inline(always)]
-    pub(super) fn move_to(&mut self, buffer: &mut Vec<u8>) {
-        let end = buffer.len() + self.length;
-        buffer.extend_from_slice(&self.bytes.to_le_bytes());
-        buffer.truncate(end);
-        *self = Self::new();
+    pub(super) const fn then_zero(self) -> Self {
+        Self { bytes: self.bytes, length: self.length + 1 }
     }
 }
 
@@ -289,16 +276,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn short_numbers_are_written_as_all_are(numbers in proptest::collection::vec((0u32..21).prop_flat_map(|bits| 0u64..2 << bits), 0..6)) {
-            let (mut short, mut all) = (Short::new(), Scratch::new());
-            for &number in &numbers {
-                short.put(number);
-                all.put(number);
-                prop_assert_eq!(Short::len(number), encoded_len(number));
+        fn packed_numbers_are_written_as_all_are(
+            first in (0u32..21).prop_flat_map(|bits| 0u64..2 << bits),
+            second in (0u32..21).prop_flat_map(|bits| 0u64..2 << bits),
+            zero: bool,
+        ) {
+            let mut all = Scratch::new();
+            let mut packed = Packed::of(first);
+            all.put(first);
+            if zero {
+                packed = packed.then_zero();
+                all.push(0);
             }
-            let mut buffer = vec![7];
-            short.move_to(&mut buffer);
-            prop_assert_eq!(&buffer[1..], all.as_slice());
+            packed = packed.then(Packed::of(second));
+            all.put(second);
+            prop_assert_eq!(&packed.bytes.to_le_bytes()[..packed.length], all.as_slice());
+            prop_assert_eq!(packed.bytes >> (8 * packed.length), 0, "nothing behind them");
         }
 
         #[test]
