@@ -272,7 +272,13 @@ impl Client {
                 Ok(Ok(())) => Ok(Started { connection, name, reply, version, api_key, since, deadline }),
                 Ok(Err(failure)) if failure.is_of_the_connection() && tries < 3 => continue,
                 Ok(Err(failure)) => Err(call_error(&failure, &name, api, since)),
-                Err(_) => Err(late(&name, api, since, "too many requests before it", false)),
+                Err(_) => {
+                    let text = match connection.rests_until() {
+                        Some(_) => "the broker holds requests back, because a quota is used up",
+                        None => "too many requests before it",
+                    };
+                    Err(late(&name, api, since, text, false))
+                }
             };
         }
     }
@@ -335,9 +341,11 @@ impl Started {
     }
 
     fn read<R: Request>(&self, frame: Bytes) -> Result<R::Response> {
-        self.read_with(frame, |frame, version| {
+        let response = self.read_with(frame, |frame, version| {
             decode_response::<R>(frame, version).map(|(_, response)| response)
-        })
+        })?;
+        self.connection.rest(R::throttle_time(&response, self.version));
+        Ok(response)
     }
 
     fn read_with<T>(

@@ -18,8 +18,8 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -74,6 +74,8 @@ struct Shared {
     in_flight: Arc<AtomicUsize>,
     /// Calls that chose this connection and are not over.
     claims: AtomicUsize,
+    /// Until when the broker wants to be left alone here.
+    rests_until: Mutex<Option<Instant>>,
 }
 
 /// A connection that a call has chosen. While it lives, calls that want a connection for themselves choose another.
@@ -145,6 +147,7 @@ impl Connection {
             next_correlation: AtomicI32::new(1),
             in_flight,
             claims: AtomicUsize::new(0),
+            rests_until: Mutex::new(None),
         }))
     }
 
@@ -198,11 +201,31 @@ impl Connection {
         (self.0.next_correlation.fetch_add(1, Ordering::Relaxed) & i32::MAX).max(1)
     }
 
-    /// Hands a request over; requests go out in the order in which these calls return.
+    /// The broker reads nothing more from this connection for so long (KIP-219): what is asked meanwhile waits here, where its time to be
+    /// answered does not run.
+    pub(crate) fn rest(&self, time: Duration) {
+        if !time.is_zero() {
+            tracing::debug!(broker = %self.0.name, ?time, "held back by a quota");
+            let until = Instant::now() + time.min(LONGEST_REST);
+            let mut rests_until = self.0.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+            *rests_until = (*rests_until).max(Some(until));
+        }
+    }
+
+    /// Until when the broker wants to be left alone, if it does.
+    pub(crate) fn rests_until(&self) -> Option<Instant> {
+        let until = *self.0.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.filter(|until| *until > Instant::now())
+    }
+
+    /// Hands a request over, when the broker wants requests; they go out in the order in which these calls return.
     ///
     /// # Cancellation
     /// Dropped before it returns, nothing is sent.
     pub(crate) async fn submit(&self, request: Outgoing) -> Result<(), Failure> {
+        while let Some(until) = self.rests_until() {
+            tokio::time::sleep_until(until).await;
+        }
         self.0.in_flight.fetch_add(1, Ordering::Relaxed);
         let slot = InFlight(&self.0.in_flight);
         match self.0.outgoing.send(request).await {
@@ -227,6 +250,9 @@ impl Connection {
         }
     }
 }
+
+/// A broker that wants to be left alone for longer is not believed.
+pub(crate) const LONGEST_REST: Duration = Duration::from_secs(60);
 
 /// Counts a request out again if it never reaches the task.
 struct InFlight<'a>(&'a AtomicUsize);

@@ -51,9 +51,7 @@ impl Dial for TcpDialer {
                     format!("{host} resolves to no address"),
                 ));
             }
-            let stream = connect_first(addresses).await?;
-            stream.set_nodelay(true)?;
-            Ok(Box::new(stream) as BoxStream)
+            Ok(Box::new(connect_first(addresses).await?) as BoxStream)
         })
     }
 }
@@ -69,15 +67,23 @@ async fn connect_first(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     loop {
         if running.is_empty() {
             let Some(address) = waiting.next() else { return Err(last) };
-            running.push(TcpStream::connect(address));
+            running.push(open(address));
         }
         match timeout(STAGGER, running.next()).await {
             Ok(Some(Ok(stream))) => return Ok(stream),
             Ok(Some(Err(error))) => last = error,
             Ok(None) => {}
-            Err(_) => running.extend(waiting.next().map(TcpStream::connect)),
+            Err(_) => running.extend(waiting.next().map(open)),
         }
     }
+}
+
+/// A connection that sends what is written at once: requests are written whole, so there is nothing to gather (Nagle's algorithm), and to wait
+/// for an acknowledgement would only delay the last part.
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// A dialer made of a closure: takes host and port, returns a future of a stream.
@@ -129,7 +135,9 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let live = listener.local_addr().unwrap();
         let dead = SocketAddr::from(([127, 0, 0, 1], 1));
-        assert_eq!(connect_first(vec![dead, live]).await.unwrap().peer_addr().unwrap(), live);
+        let stream = connect_first(vec![dead, live]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), live);
+        assert!(stream.nodelay().unwrap());
         assert_eq!(connect_first(vec![dead]).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         assert!(connect_first(Vec::new()).await.is_err());
     }

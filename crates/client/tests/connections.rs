@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use milena::{
-    Client, ClientConfig, Consumer, ConsumerConfig, ErrorCode, Offset, PartitionStatus, Producer,
-    ProducerConfig, ProducerRecord, Start, TopicPartition, transport,
+    BrokerId, CallOptions, Client, ClientConfig, Consumer, ConsumerConfig, ErrorCode, ErrorKind, Isolation,
+    Offset, OffsetSpec, PartitionStatus, Producer, ProducerConfig, ProducerRecord, Start, Target,
+    TopicPartition, transport,
 };
+use milena_protocol::messages::ListOffsetsRequest;
 use milena_testkit::broker::{BrokerConfig, Fault};
 use milena_testkit::listen::EmbeddedBroker;
 use milena_testkit::sim::{self, Dice, Weather, World};
@@ -21,6 +23,7 @@ use tokio::time::{Instant, sleep};
 
 const PRODUCE: i16 = 0;
 const FETCH: i16 = 1;
+const LIST_OFFSETS: i16 = 2;
 const METADATA: i16 = 3;
 /// How long the broker wants to be left alone.
 const REST: Duration = Duration::from_secs(7);
@@ -79,6 +82,37 @@ fn a_consumer_that_is_throttled_leaves_the_broker_alone() {
         );
         let asked = world.broker.with_broker(|broker| broker.requests(FETCH)) - asked;
         assert!(asked <= 2, "{asked} requests");
+        assert!(world.broker.faults().unused().is_empty());
+    });
+}
+
+/// Every answer may say so, and it holds for the connection that the answer came by.
+#[test]
+fn what_is_asked_by_a_throttled_connection_waits_and_nothing_else_does() {
+    sim::run(4, calm, |world: World| async move {
+        let client = connect(&world).await.unwrap();
+        let tp = TopicPartition::new(TOPIC, 0);
+        let end =
+            async || client.list_offsets(&[(tp.clone(), OffsetSpec::Latest)], Isolation::default()).await;
+        end().await.unwrap();
+        world.broker.faults().on(LIST_OFFSETS, Fault::Throttle(REST), 1);
+        let begun = Instant::now();
+        end().await.unwrap();
+        assert!(begun.elapsed() < REST, "the answer came at once: {:?}", begun.elapsed());
+        let producer = Producer::new(&client, ProducerConfig::default()).unwrap();
+        write(&producer, 0, "by another connection").await;
+        assert!(begun.elapsed() < REST, "{:?}", begun.elapsed());
+        end().await.unwrap();
+        assert!((REST..REST * 2).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+
+        // Who can't wait so long is told why.
+        world.broker.faults().on(LIST_OFFSETS, Fault::Throttle(REST * 8), 1);
+        end().await.unwrap();
+        let options = CallOptions::until(Instant::now() + REST);
+        let again = client.call_with(Target::Broker(BrokerId(1)), options, |_| ListOffsetsRequest::default());
+        let error = again.await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Timeout && !error.maybe_applied(), "{error:?}");
+        assert!(error.to_string().contains("quota"), "{error}");
         assert!(world.broker.faults().unused().is_empty());
     });
 }

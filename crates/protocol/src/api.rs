@@ -1,6 +1,7 @@
 //! One trait for every API, whatever speaks it: kafka-protocol, or [`legacy`](crate::legacy) for versions it lacks.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages;
@@ -12,6 +13,7 @@ use crate::guard::shape::Message as Shape;
 use crate::guard::{self, Passed};
 use crate::header::API_VERSIONS;
 use crate::legacy;
+use crate::throttle::Throttled;
 use crate::versions::{VersionRange, api_name};
 
 /// A request of Kafka's protocol, and the response to it, in every version that is spoken here.
@@ -45,6 +47,11 @@ pub trait Request: Clone + PartialEq + Debug + Send + Sync + Sized + 'static {
         let flexible = guard::response_message(Self::KEY).is_some_and(|message| message.has_tags(version));
         if flexible && Self::KEY != API_VERSIONS { 1 } else { 0 }
     }
+
+    /// How long the broker wants no other request on the connection that this answer came by (KIP-219). Zero in versions whose brokers waited
+    /// themselves before they answered.
+    #[must_use]
+    fn throttle_time(response: &Self::Response, version: i16) -> Duration;
 
     /// Appends the request's body to `buf`.
     ///
@@ -111,6 +118,10 @@ macro_rules! requests {
                 <messages::$response as Direct>::DIRECT,
             );
             type Response = messages::$response;
+
+            fn throttle_time(response: &Self::Response, version: i16) -> Duration {
+                Throttled::throttle_time(response, version)
+            }
 
             fn encode_body(&self, version: i16, buf: &mut BytesMut) -> Result<()> {
                 let shape = spoken::<Self>(guard::request_message, version)?;

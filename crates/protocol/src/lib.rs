@@ -54,6 +54,7 @@ pub mod produce;
 pub mod records;
 mod releases;
 pub mod request;
+mod throttle;
 pub mod types;
 pub mod versions;
 

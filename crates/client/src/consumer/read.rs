@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use milena_core::fetch::{
@@ -16,6 +16,7 @@ use milena_protocol::records::{BatchExtent, BatchRef};
 use milena_protocol::types::{BrokerId, Isolation, LeaderEpoch, Offset, ProducerId, TopicPartition};
 
 use super::part::{PartitionRecords, Shown};
+use crate::connection::LONGEST_REST;
 
 /// What came of a partition, not yet looked at closely.
 #[derive(Debug)]
@@ -76,6 +77,7 @@ pub(super) fn handle(
     if !cursors.handle_session(now, broker, view.error_code(), view.session_id())? {
         return Ok(handled);
     }
+    let nothing = news.is_empty() && handled.stale == 0;
     handled.parts.reserve(news.len());
     for (ticket, asked, partition) in news {
         let (read, place) = match cut(partition.record_bytes(), &asked) {
@@ -116,7 +118,10 @@ pub(super) fn handle(
             aborted,
         });
     }
-    cursors.handle_end(now, broker, view.throttle());
+    // Brokers that speak no higher version waited before they answered, with what they had; newer ones name nothing when they hold back.
+    let rest =
+        if view.version() >= 8 || nothing { view.throttle().min(LONGEST_REST) } else { Duration::ZERO };
+    cursors.handle_end(now, broker, rest);
     Ok(handled)
 }
 

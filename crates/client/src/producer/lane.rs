@@ -13,13 +13,13 @@ use milena_core::produce::accumulator::{BatchId, Body, Verdict};
 use milena_core::produce::lane::{Answer, Lane, Part, TOPIC_IDS_FROM, process_response};
 use milena_core::produce::outcome::{self, Outcome, Remedy, Scope};
 use milena_protocol::compression::Compression;
-use milena_protocol::decode_response;
 use milena_protocol::error_code::ErrorCode;
 use milena_protocol::messages::{ProduceRequest, ProduceResponse};
 use milena_protocol::produce::{self, Head};
 use milena_protocol::records::{BatchBuilder, BatchOptions, FrozenBatch};
 use milena_protocol::types::{BrokerId, Sequence};
 use milena_protocol::versions::BrokerVersions;
+use milena_protocol::{Request as _, decode_response};
 use tokio::sync::{Notify, oneshot};
 
 use super::compress::{self, Finished, Taken};
@@ -29,7 +29,7 @@ use super::sets;
 use super::slot::Slot;
 use super::ticket::Delivered;
 use crate::call::Target;
-use crate::connection::{Connection, Failure, FailureKind, Outgoing};
+use crate::connection::{Connection, Failure, FailureKind, LONGEST_REST, Outgoing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Purpose;
 use crate::transaction::FENCED;
@@ -527,12 +527,8 @@ fn read(frame: Bytes, parts: &[Part], version: i16) -> std::result::Result<(Dura
         .map_err(|error| format!("the answer to Produce cannot be read: {error}"))?;
     let answers = process_response(parts, &response, version)
         .map_err(|error| format!("the answer to Produce does not fit: {error}"))?;
-    let throttle = u64::try_from(response.throttle_time_ms).unwrap_or(0).min(MAX_THROTTLE_MS);
-    Ok((Duration::from_millis(throttle), answers))
+    Ok((ProduceRequest::throttle_time(&response, version).min(LONGEST_REST), answers))
 }
-
-/// A broker that asks for more than this is not believed.
-const MAX_THROTTLE_MS: u64 = 60_000;
 
 fn failure_error(failure: &Failure) -> Error {
     let kind = match failure.kind {

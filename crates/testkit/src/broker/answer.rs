@@ -23,6 +23,14 @@ pub(super) fn throttle(mut response: ResponseKind, time: std::time::Duration) ->
         ResponseKind::Produce(response) => response.throttle_time_ms = time,
         ResponseKind::Fetch(response) => response.throttle_time_ms = time,
         ResponseKind::Metadata(response) => response.throttle_time_ms = time,
+        ResponseKind::ListOffsets(response) => response.throttle_time_ms = time,
+        ResponseKind::OffsetCommit(response) => response.throttle_time_ms = time,
+        ResponseKind::OffsetFetch(response) => response.throttle_time_ms = time,
+        ResponseKind::FindCoordinator(response) => response.throttle_time_ms = time,
+        ResponseKind::InitProducerId(response) => response.throttle_time_ms = time,
+        ResponseKind::AddPartitionsToTxn(response) => response.throttle_time_ms = time,
+        ResponseKind::EndTxn(response) => response.throttle_time_ms = time,
+        ResponseKind::CreateTopics(response) => response.throttle_time_ms = time,
         _ => {}
     }
     response
