@@ -606,9 +606,19 @@ fn damage_is_read_again_before_it_is_believed() {
         now += Duration::from_secs(5);
         cursors.handle_time(now);
     }
-    assert!(matches!(cursors.view(now, &tp(1)).unwrap().status, Status::Failed { .. }));
+    let failed =
+        |cursors: &Cursors| matches!(cursors.view(now, &tp(1)).unwrap().status, Status::Failed { .. });
+    assert!(failed(&cursors));
+    // Who asks what became of it is told, whatever else was done to it.
+    cursors.pause(now, &tp(1)).unwrap();
+    assert!(failed(&cursors));
+    cursors.resume(now, &tp(1)).unwrap();
+    assert!(failed(&cursors));
+    cursors.pause(now, &tp(1)).unwrap();
     let start = Start::At(Position::from(Offset(9)));
     cursors.seek(now, &tp(1), start).unwrap();
+    assert_eq!(cursors.view(now, &tp(1)).unwrap().status, Status::Paused);
+    cursors.resume(now, &tp(1)).unwrap();
     assert_eq!(cursors.view(now, &tp(1)).unwrap().status, Status::Queued { broker: BrokerId(0) });
 }
 

@@ -162,7 +162,7 @@ pub enum Status {
         /// The leader.
         broker: BrokerId,
     },
-    /// Not read any more, until the application seeks. It was told why.
+    /// Not read any more, until the application seeks. It was told why. This is also the status of a partition that is paused or held besides.
     Failed {
         /// Why.
         reason: Reason,

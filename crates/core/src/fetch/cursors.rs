@@ -332,11 +332,10 @@ impl Cursors {
     }
 
     pub(super) fn status(&self, now: Instant, cursor: &Cursor) -> Status {
-        if cursor.paused {
-            return Status::Paused;
-        }
         match &cursor.state {
+            // What only a seek ends is not hidden behind what the application may end by itself.
             State::Failed { .. } => {}
+            _ if cursor.paused => return Status::Paused,
             _ if cursor.held => return Status::Held { bytes: cursor.buffered },
             State::Ready(_) if cursor.is_at_stop() => return Status::AtStop,
             _ => {}
