@@ -4,45 +4,34 @@
 //! Beside `simulation.rs`, which does so with the producer; `cargo xtask sim` runs both.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // in a test a panic is the report
 
+mod worlds;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use milena::{
-    Acks, Backoff, Client, ClientConfig, Consumer, ConsumerConfig, Error, ErrorCode, ErrorKind, Idempotence,
-    Offset, PartitionStatus, Position, Producer, ProducerConfig, ProducerRecord, RecordBatch, Start,
-    StatusReason, TopicPartition, transport,
+    Acks, Client, Consumer, ConsumerConfig, Error, ErrorCode, ErrorKind, Idempotence, Offset,
+    PartitionStatus, Position, Producer, ProducerConfig, ProducerRecord, RecordBatch, Start, StatusReason,
+    TopicPartition,
 };
 use milena_testkit::broker::BrokerConfig;
-use milena_testkit::sim::{self, Dice, Kind, Trouble, Weather, World};
+use milena_testkit::sim::{self, Dice, Trouble, Weather, World};
 use tokio::time::{Instant, sleep, timeout};
+use worlds::{PARTITIONS, TOPIC};
 
 const PRODUCE: i16 = 0;
 const FETCH: i16 = 1;
 const LIST_OFFSETS: i16 = 2;
 const METADATA: i16 = 3;
 const OFFSET_FOR_LEADER_EPOCH: i16 = 23;
-const TOPIC: &str = "t";
-const PARTITIONS: i32 = 3;
-/// How many seeds are run with every test run; `MILENA_SIM_SEEDS`, `MILENA_SIM_FROM` and `MILENA_SIM_SEED` as in `simulation.rs`.
+/// How many seeds are run with every test run.
 const SEEDS: u64 = 100;
 /// So long after the trouble everything is read.
 const MERCY: Duration = Duration::from_secs(120);
 
-fn asked(name: &str) -> Option<u64> {
-    std::env::var(name)
-        .ok()
-        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is {value:?}, not a number")))
-}
-
 #[test]
 fn whatever_breaks_a_consumer_hands_out_the_log_once_and_in_order() {
-    let seeds = match asked("MILENA_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => {
-            let from = asked("MILENA_SIM_FROM").unwrap_or(0);
-            from..from + asked("MILENA_SIM_SEEDS").unwrap_or(SEEDS)
-        }
-    };
+    let seeds = worlds::seeds(SEEDS);
     let (read, lost) = (AtomicU64::new(0), AtomicU64::new(0));
     let count = seeds.end - seeds.start;
     let failed = sim::failing(seeds, |seed| {
@@ -53,15 +42,7 @@ fn whatever_breaks_a_consumer_hands_out_the_log_once_and_in_order() {
     });
     let (read, lost) = (read.into_inner(), lost.into_inner());
     println!("{count} seeds: {read} records read, {lost} losses told");
-    for (seed, why) in &failed {
-        println!("seed {seed}: {why}");
-    }
-    assert!(
-        failed.is_empty(),
-        "{} seeds failed; again with `cargo xtask sim --seed {}`",
-        failed.len(),
-        failed[0].0
-    );
+    worlds::judge(&failed);
     if count >= 50 {
         assert!(
             read > count * 20 && lost > 0,
@@ -111,56 +92,24 @@ struct Outcome {
 }
 
 fn build(dice: &Dice, defect: Defect) -> (BrokerConfig, Weather) {
-    let mut config = BrokerConfig::default().with_topic(TOPIC, PARTITIONS);
-    config.seed = dice.next();
-    if !dice.one_in(4) {
-        config.nodes = 3;
-    }
-    if !dice.one_in(3) {
-        config.replication_lag = Duration::from_millis(dice.between(1, 60));
-    }
+    let mut config = worlds::broker(dice);
+    worlds::replicate(&mut config, dice);
     if defect == Defect::NoEpochs {
         config.version_limits.extend([(OFFSET_FOR_LEADER_EPOCH, -1), (FETCH, 11)]);
     }
-    let rarely = |dice: &Dice, often: u64| if dice.one_in(3) { 0 } else { dice.between(often, often * 8) };
-    let weather = Weather {
-        delay: Duration::from_millis(dice.between(1, 40)),
-        piece: if dice.one_in(2) { 200 } else { 64 * 1024 },
-        cut: rarely(dice, 60),
-        silence: rarely(dice, 200),
-        refuse: rarely(dice, 5),
-    };
-    (config, weather)
+    (config, worlds::weather(dice))
 }
 
 fn trouble(dice: &Dice) -> Trouble {
-    let kinds = [
-        Kind::Cut,
-        Kind::Restart,
-        Kind::Election,
-        Kind::Fault,
-        Kind::Fault,
-        Kind::Throttle,
-        Kind::Rename,
-        Kind::Move,
-        Kind::Move,
-        Kind::Kill,
+    let apis = [FETCH, FETCH, FETCH, METADATA, LIST_OFFSETS, OFFSET_FOR_LEADER_EPOCH, PRODUCE];
+    let errors = [
+        ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        ErrorCode::REQUEST_TIMED_OUT,
+        ErrorCode::UNKNOWN_LEADER_EPOCH,
+        ErrorCode::OFFSET_NOT_AVAILABLE,
+        ErrorCode::FETCH_SESSION_ID_NOT_FOUND,
     ];
-    let some: Vec<Kind> = kinds.into_iter().filter(|_| !dice.one_in(3)).collect();
-    Trouble {
-        kinds: if some.is_empty() { kinds.to_vec() } else { some },
-        pause: Duration::from_millis(dice.between(50, 1500)),
-        apis: vec![FETCH, FETCH, FETCH, METADATA, LIST_OFFSETS, OFFSET_FOR_LEADER_EPOCH, PRODUCE],
-        errors: vec![
-            ErrorCode::NOT_LEADER_OR_FOLLOWER,
-            ErrorCode::REQUEST_TIMED_OUT,
-            ErrorCode::UNKNOWN_LEADER_EPOCH,
-            ErrorCode::OFFSET_NOT_AVAILABLE,
-            ErrorCode::FETCH_SESSION_ID_NOT_FOUND,
-        ],
-        partitions: (0..PARTITIONS).map(|partition| (TOPIC.to_owned(), partition)).collect(),
-        longest: Duration::from_millis(dice.between(20, 1500)),
-    }
+    worlds::trouble(dice, &apis, &errors)
 }
 
 fn simulate(seed: u64, defect: Defect) -> Result<Outcome, String> {
@@ -177,7 +126,7 @@ fn simulate(seed: u64, defect: Defect) -> Result<Outcome, String> {
 }
 
 async fn story(world: &World, defect: Defect) -> Result<Outcome, String> {
-    let client = connect(world).await;
+    let client = worlds::connect(world).await;
     let config = ProducerConfig {
         acks: Acks::Leader,
         idempotence: Idempotence::Off,
@@ -209,24 +158,6 @@ async fn story(world: &World, defect: Defect) -> Result<Outcome, String> {
     }
     reader.rest().await?;
     Ok(Outcome { read: reader.seen.iter().map(|seen| seen.len() as u64).sum(), losses: reader.losses })
-}
-
-async fn connect(world: &World) -> Client {
-    let network = world.network.clone();
-    let dialer = transport::from_fn(move |host, port| {
-        let network = network.clone();
-        async move { network.dial(host, port).await }
-    });
-    let mut config = ClientConfig::from(world.broker.bootstrap().as_str()).with_dialer(dialer);
-    config.seed = Some(world.dice.next());
-    config.backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
-    config.connect_timeout = Duration::from_secs(2);
-    config.request_timeout = Duration::from_secs(2);
-    loop {
-        if let Ok(client) = Client::connect(config.clone()).await {
-            return client;
-        }
-    }
 }
 
 async fn write(world: &World, producer: &Producer) {

@@ -4,53 +4,41 @@
 //! `cargo xtask sim --seeds 10000` runs many seeds, `--seed N` one with its story. A seed that fails here fails there in the same way.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // in a test a panic is the report
 
+mod worlds;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use milena::{
-    Acks, Backoff, Client, ClientConfig, ErrorCode, Idempotence, Producer, ProducerConfig, ProducerRecord,
-    RecordBatch, RecordMetadata, Result, Ticket, transport,
+    Acks, ErrorCode, Idempotence, Producer, ProducerConfig, ProducerRecord, RecordBatch, RecordMetadata,
+    Result, Ticket,
 };
 use milena_testkit::broker::BrokerConfig;
 use milena_testkit::check::Judge;
-use milena_testkit::sim::{self, Dice, Kind, Trouble, Weather, World};
+use milena_testkit::sim::{self, Dice, Trouble, Weather, World};
 use tokio::time::{Instant, sleep, timeout};
+use worlds::{PARTITIONS, TOPIC};
 
 const PRODUCE: i16 = 0;
 const METADATA: i16 = 3;
 const INIT_PRODUCER_ID: i16 = 22;
-const TOPIC: &str = "t";
-const PARTITIONS: i32 = 3;
 
-/// How many seeds are run with every test run; `MILENA_SIM_SEEDS` asks for another number, `MILENA_SIM_FROM` where they begin, and
-/// `MILENA_SIM_SEED` for one seed.
+/// How many seeds are run with every test run.
 const SEEDS: u64 = 200;
-
-fn asked(name: &str) -> Option<u64> {
-    std::env::var(name)
-        .ok()
-        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is {value:?}, not a number")))
-}
 
 /// Whether one seed was asked for, so that its story is wanted.
 fn tells_all() -> bool {
-    asked("MILENA_SIM_SEED").is_some()
+    worlds::one().is_some()
 }
 
 #[test]
 fn whatever_breaks_each_acknowledged_record_is_there_once_and_in_order() {
-    let seeds: Vec<u64> = match asked("MILENA_SIM_SEED") {
-        Some(seed) => vec![seed],
-        None => {
-            let from = asked("MILENA_SIM_FROM").unwrap_or(0);
-            (from..from + asked("MILENA_SIM_SEEDS").unwrap_or(SEEDS)).collect()
-        }
-    };
+    let seeds = worlds::seeds(SEEDS);
     let (sent, acked, retries) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let failures = AtomicU64::new(0);
-    let count = seeds.len();
+    let count = seeds.end - seeds.start;
     let failed = sim::failing(seeds, |seed| {
         let outcome = simulate(seed, Defect::None)?;
         sent.fetch_add(outcome.sent, Ordering::Relaxed);
@@ -64,18 +52,10 @@ fn whatever_breaks_each_acknowledged_record_is_there_once_and_in_order() {
     println!(
         "{count} seeds: {sent} records sent, {acked} acknowledged, {failures} not, {retries} batches sent again"
     );
-    for (seed, why) in &failed {
-        println!("seed {seed}: {why}");
-    }
-    assert!(
-        failed.is_empty(),
-        "{} seeds failed; again with `cargo xtask sim --seed {}`",
-        failed.len(),
-        failed[0].0
-    );
+    worlds::judge(&failed);
     if count >= 50 {
         assert!(
-            acked > sent / 2 && failures > 0 && retries > count as u64,
+            acked > sent / 2 && failures > 0 && retries > count,
             "a simulation in which nothing breaks, or all does, says little"
         );
     }
@@ -142,27 +122,13 @@ struct Outcome {
 
 /// The broker, and how bad the network is.
 fn build(dice: &Dice) -> (BrokerConfig, Weather) {
-    let mut config = BrokerConfig::default().with_topic(TOPIC, PARTITIONS);
-    config.seed = dice.next();
+    let mut config = worlds::broker(dice);
     config.strict_unknown_producer = dice.one_in(3);
-    if !dice.one_in(4) {
-        config.nodes = 3;
-    }
-    if !dice.one_in(3) {
-        config.replication_lag = Duration::from_millis(dice.between(1, 60));
-    }
+    worlds::replicate(&mut config, dice);
     if dice.one_in(4) {
         config.max_message_bytes = 400;
     }
-    let rarely = |dice: &Dice, often: u64| if dice.one_in(3) { 0 } else { dice.between(often, often * 8) };
-    let weather = Weather {
-        delay: Duration::from_millis(dice.between(1, 40)),
-        piece: if dice.one_in(2) { 200 } else { 64 * 1024 },
-        cut: rarely(dice, 60),
-        silence: rarely(dice, 200),
-        refuse: rarely(dice, 5),
-    };
-    (config, weather)
+    (config, worlds::weather(dice))
 }
 
 /// The producer's settings in such a world.
@@ -192,32 +158,13 @@ fn settings(dice: &Dice) -> ProducerConfig {
 }
 
 fn trouble(dice: &Dice) -> Trouble {
-    let kinds = [
-        Kind::Cut,
-        Kind::Restart,
-        Kind::Election,
-        Kind::Fault,
-        Kind::Fault,
-        Kind::Throttle,
-        Kind::Rename,
-        Kind::Move,
-        Kind::Move,
-        Kind::Kill,
+    let errors = [
+        ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        ErrorCode::NOT_ENOUGH_REPLICAS,
+        ErrorCode::REQUEST_TIMED_OUT,
+        ErrorCode::COORDINATOR_LOAD_IN_PROGRESS,
     ];
-    let some: Vec<Kind> = kinds.into_iter().filter(|_| !dice.one_in(3)).collect();
-    Trouble {
-        kinds: if some.is_empty() { kinds.to_vec() } else { some },
-        pause: Duration::from_millis(dice.between(50, 1500)),
-        apis: vec![PRODUCE, PRODUCE, PRODUCE, METADATA, INIT_PRODUCER_ID],
-        errors: vec![
-            ErrorCode::NOT_LEADER_OR_FOLLOWER,
-            ErrorCode::NOT_ENOUGH_REPLICAS,
-            ErrorCode::REQUEST_TIMED_OUT,
-            ErrorCode::COORDINATOR_LOAD_IN_PROGRESS,
-        ],
-        partitions: (0..PARTITIONS).map(|partition| (TOPIC.to_owned(), partition)).collect(),
-        longest: Duration::from_millis(dice.between(20, 1500)),
-    }
+    worlds::trouble(dice, &[PRODUCE, PRODUCE, PRODUCE, METADATA, INIT_PRODUCER_ID], &errors)
 }
 
 /// A record that was taken, and how its fate is learned.
@@ -345,7 +292,7 @@ fn simulate(seed: u64, defect: Defect) -> std::result::Result<Outcome, String> {
 }
 
 async fn story(world: &World, defect: Defect) -> std::result::Result<Outcome, String> {
-    let client = connect(world).await;
+    let client = worlds::connect(world).await;
     let config = settings(&world.dice);
     let (delivery, request) = (config.delivery_timeout, config.request_timeout);
     let producer = Producer::new(&client, spoilt(config, defect)).unwrap();
@@ -434,25 +381,6 @@ async fn spoil(world: &World, defect: Defect) {
 
 /// What a bounded wait may take longer: back-offs, and one attempt to connect.
 const MERCY: Duration = Duration::from_secs(10);
-
-async fn connect(world: &World) -> Client {
-    let network = world.network.clone();
-    let dialer = transport::from_fn(move |host, port| {
-        let network = network.clone();
-        async move { network.dial(host, port).await }
-    });
-    let mut config = ClientConfig::from(world.broker.bootstrap().as_str()).with_dialer(dialer);
-    config.seed = Some(world.dice.next());
-    config.backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
-    config.connect_timeout = Duration::from_secs(2);
-    config.request_timeout = Duration::from_secs(2);
-    loop {
-        match Client::connect(config.clone()).await {
-            Ok(client) => return client,
-            Err(_) => world.network.note("not connected"),
-        }
-    }
-}
 
 /// Gives each record a number of its own.
 #[derive(Default)]

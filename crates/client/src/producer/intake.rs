@@ -13,7 +13,7 @@ use milena_protocol::types::PartitionId;
 use super::config::{Partitioner, Partitioning};
 use super::engine::{Engine, OPEN};
 use super::record::ProducerRecord;
-use super::slot::{Clock, Slot, SlotState, TopicSlots, now_ms};
+use super::slot::{Clock, Slot, SlotState, TopicSlots, now_ms, same};
 use super::ticket::{Adding, BatchState, Tickets};
 use super::timer::CLOCK_AGE;
 use crate::error::{Error, Result};
@@ -37,12 +37,17 @@ struct Held<'a> {
 }
 
 impl Held<'_> {
-    /// Whether a record names this partition. The topic's name is the same text in the same place, most often: to compare it, or to look
-    /// for it, would cost more than all else here.
+    /// Whether a record names this partition.
     #[inline]
     fn is_of(&self, record: &ProducerRecord<'_>) -> bool {
-        record.partition == Some(self.slot.tp.partition) && std::ptr::eq(self.topic, record.topic)
+        record.partition == Some(self.slot.tp.partition) && is_topic(self.topic, record.topic)
     }
+}
+
+/// Whether two names are the same. Most often it is one text in one place: to compare it each time would cost as much as all else here.
+#[inline]
+fn is_topic(one: &str, other: &str) -> bool {
+    std::ptr::eq(one, other) || same(one, other)
 }
 
 impl Engine {
@@ -97,7 +102,7 @@ impl Engine {
                 Some(held) if held.is_of(record) => held,
                 held => {
                     let here = match topic {
-                        Some((name, topic)) if std::ptr::eq(name, record.topic) => topic,
+                        Some((name, topic)) if is_topic(name, record.topic) => topic,
                         _ => {
                             topic
                                 .insert((
@@ -162,7 +167,7 @@ impl Engine {
         let mut timed = false;
         let appended = state.batches.push_run(bytes.saturating_mul(records.len()), |batch| {
             for record in records {
-                let here = record.partition == partition && std::ptr::eq(record.topic, topic);
+                let here = record.partition == partition && is_topic(record.topic, topic);
                 if !here || !record.headers.is_empty() || self.check_size(record).is_err() {
                     break;
                 }

@@ -179,7 +179,7 @@ fn bucket(name: &str) -> usize {
 
 /// Whether two names are the same; without the call that `==` makes, which costs more than to look at so few bytes.
 #[inline]
-fn same(left: &str, right: &str) -> bool {
+pub(super) fn same(left: &str, right: &str) -> bool {
     let (left, right) = (left.as_bytes(), right.as_bytes());
     let ((left_words, left_rest), (right_words, right_rest)) =
         (left.as_chunks::<8>(), right.as_chunks::<8>());

@@ -225,16 +225,7 @@ pub trait SinkWriter<T>: Send + 'static {
     where
         T: Send,
     {
-        async move {
-            let mut sent = 0;
-            for element in elements {
-                if self.take(&element.value, element.timestamp)? {
-                    self.send(element.timestamp).await?;
-                    sent += 1;
-                }
-            }
-            Ok(sent)
-        }
+        write_each(self, elements)
     }
 
     /// Waits for the error of a record that was sent, to be waited for beside the reader. Never returns while all goes well.
@@ -287,4 +278,19 @@ pub trait SinkWriter<T>: Send + 'static {
     /// # Cancellation
     /// The next life's [`recover`] aborts it.
     fn abort(self) -> impl Future<Output = ()> + Send;
+}
+
+/// Writes elements one by one.
+pub(crate) async fn write_each<T: Send, W: SinkWriter<T> + ?Sized>(
+    writer: &mut W,
+    elements: Vec<Stamped<T>>,
+) -> Result<u64> {
+    let mut sent = 0;
+    for element in elements {
+        if writer.take(&element.value, element.timestamp)? {
+            writer.send(element.timestamp).await?;
+            sent += 1;
+        }
+    }
+    Ok(sent)
 }

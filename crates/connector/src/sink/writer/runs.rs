@@ -7,6 +7,7 @@ use milena::{ProducerRecord, Tickets};
 
 use super::{OnRecordError, Path, Sent, SinkRecord, Writer, without_topic};
 use crate::Result;
+use crate::contract::write_each;
 use crate::schema::{Emit, Stamped};
 
 /// How many records are sent together, at most: what is used again for each run stays small.
@@ -14,7 +15,7 @@ const LONGEST_RUN: usize = 64;
 /// A run ends with the record that brings its keys and values to this many bytes.
 const RUN_BYTES: usize = 256 << 10;
 
-impl<T> Writer<T> {
+impl<T: Send + 'static> Writer<T> {
     /// Writes elements one after the other, as [`take`](Self::take) and [`send`](Self::send) do. Returns how many records were sent.
     ///
     /// # Errors
@@ -23,17 +24,10 @@ impl<T> Writer<T> {
     /// # Cancellation
     /// Elements up to some point were written.
     pub async fn write(&mut self, elements: Vec<Stamped<T>>) -> Result<u64> {
-        let mut sent = 0;
         if self.is_each_by_itself() {
-            for element in elements {
-                if self.take(&element.value, element.timestamp)? {
-                    self.send(element.timestamp).await?;
-                    sent += 1;
-                }
-            }
-            return Ok(sent);
+            return write_each(self, elements).await;
         }
-        let mut taken = 0;
+        let (mut sent, mut taken) = (0, 0);
         while taken < elements.len() {
             let filled = self.fill(&elements, &mut taken)?;
             if filled > 0 {
