@@ -40,7 +40,7 @@ impl Held<'_> {
     /// Whether a record names this partition.
     #[inline]
     fn is_of(&self, record: &ProducerRecord<'_>) -> bool {
-        record.partition == Some(self.slot.tp.partition) && is_topic(self.topic, record.topic)
+        names(record, self.topic, self.slot)
     }
 }
 
@@ -48,6 +48,12 @@ impl Held<'_> {
 #[inline]
 fn is_topic(one: &str, other: &str) -> bool {
     std::ptr::eq(one, other) || same(one, other)
+}
+
+/// Whether a record names a partition of a topic.
+#[inline]
+fn names(record: &ProducerRecord<'_>, topic: &str, slot: &Slot) -> bool {
+    record.partition == Some(slot.tp.partition) && is_topic(topic, record.topic)
 }
 
 impl Engine {
@@ -153,22 +159,21 @@ impl Engine {
     ) -> usize {
         // One alone is no run. Most runs are of one size, so the larger of two tells what all need.
         let [first, second, ..] = records else { return 0 };
-        if !held.is_of(second) {
+        let Held { topic, slot, state } = held;
+        let plain = |record: &ProducerRecord<'_>| names(record, topic, slot) && record.headers.is_empty();
+        if !plain(first) || !plain(second) {
             return 0;
         }
         let records = records.get(..SHORT_RUN).unwrap_or(records);
         let bytes = Run::bytes(first.key, first.value).max(Run::bytes(second.key, second.value));
-        let now = match held.state.clock {
+        let now = match state.clock {
             Clock::Fresh(time) => time,
             Clock::Stale => now_ms(),
         };
-        let Held { topic, slot, state } = held;
-        let (topic, partition) = (*topic, Some(slot.tp.partition));
         let mut timed = false;
         let appended = state.batches.push_run(bytes.saturating_mul(records.len()), |batch| {
             for record in records {
-                let here = record.partition == partition && is_topic(record.topic, topic);
-                if !here || !record.headers.is_empty() || self.check_size(record).is_err() {
+                if !plain(record) || self.check_size(record).is_err() {
                     break;
                 }
                 timed |= record.timestamp.is_some();
