@@ -67,22 +67,40 @@ fn a_consumer_that_is_throttled_leaves_the_broker_alone() {
     sim::run(2, calm, |world: World| async move {
         let client = connect(&world).await.unwrap();
         let producer = Producer::new(&client, ProducerConfig::default()).unwrap();
-        write(&producer, 0, "first").await;
+        write(&producer, 1, "held back").await;
         world.broker.faults().on(FETCH, Fault::Throttle(REST), 1);
-        let mut consumer = consumer(&client, 0..3).await;
-        consumer.recv().await.unwrap();
         let begun = Instant::now();
-        let asked = world.broker.with_broker(|broker| broker.requests(FETCH));
-        write(&producer, 1, "second").await;
-        assert_eq!(consumer.recv().await.unwrap().value(), Some(&b"second"[..]));
-        assert!(
-            (REST - Duration::from_secs(1)..REST * 2).contains(&begun.elapsed()),
-            "{:?}",
-            begun.elapsed()
-        );
-        let asked = world.broker.with_broker(|broker| broker.requests(FETCH)) - asked;
-        assert!(asked <= 2, "{asked} requests");
+        let mut consumer = consumer(&client, 0..3).await;
+        sleep(REST / 2).await;
+        assert_eq!(world.broker.with_broker(|broker| broker.requests(FETCH)), 1);
+        let state = consumer.partition(&TopicPartition::new(TOPIC, 1)).unwrap();
+        assert!(matches!(state.status, PartitionStatus::Throttled { .. }), "{state:?}");
+        assert_eq!(consumer.recv().await.unwrap().value(), Some(&b"held back"[..]));
+        assert!((REST..REST * 2).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        assert_eq!(consumer.metrics().throttled, REST);
         assert!(world.broker.faults().unused().is_empty());
+    });
+}
+
+/// To be asked for again and again is no progress: who gets nothing for the sake of a quota is told.
+#[test]
+fn a_consumer_that_a_quota_starves_is_reported() {
+    sim::run(5, calm, |world: World| async move {
+        let client = connect(&world).await.unwrap();
+        let producer = Producer::new(&client, ProducerConfig::default()).unwrap();
+        write(&producer, 2, "held back").await;
+        world.broker.faults().on(FETCH, Fault::Throttle(Duration::from_secs(1)), u32::MAX);
+        let mut consumer = consumer(&client, 2..3).await;
+        sleep(Duration::from_secs(20)).await;
+        assert_eq!(consumer.metrics().stalls, 0, "not yet: {:?}", consumer.partitions());
+        sleep(Duration::from_secs(600)).await;
+        let metrics = consumer.metrics();
+        assert!((5..=15).contains(&metrics.stalls), "reports in ten minutes: {metrics:?}");
+        assert!(metrics.throttled > Duration::from_secs(500), "{metrics:?}");
+        world.broker.faults().clear();
+        assert_eq!(consumer.recv().await.unwrap().value(), Some(&b"held back"[..]));
+        sleep(Duration::from_secs(300)).await;
+        assert_eq!(consumer.metrics().stalls, metrics.stalls, "{:?}", consumer.partitions());
     });
 }
 

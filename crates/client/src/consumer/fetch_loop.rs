@@ -68,6 +68,7 @@ pub(super) async fn run(shared: Arc<Shared>, broker: BrokerId) -> BrokerId {
         let parts = match handled {
             Ok(handled) => {
                 add(&shared.counts.stale_parts, handled.stale);
+                shared.counts.on_throttled(handled.rest);
                 handled.parts
             }
             Err(error) => {

@@ -1,6 +1,7 @@
 //! What a consumer counts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What a consumer did since its start, and what it holds now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct ConsumerMetrics {
     pub failures: u64,
     /// Times that a partition stayed without a fetch longer than its state allows.
     pub stalls: u64,
+    /// For how long brokers asked to be left alone for the sake of a quota, added up (KIP-219).
+    pub throttled: Duration,
     /// Bytes of `buffer_bytes` in use now.
     pub buffered_bytes: u64,
     /// The most bytes that were ever in use.
@@ -41,6 +44,7 @@ pub(crate) struct Counts {
     pub(crate) validations: AtomicU64,
     pub(crate) failures: AtomicU64,
     pub(crate) stalls: AtomicU64,
+    throttled_ms: AtomicU64,
 }
 
 /// Adds to a counter.
@@ -49,6 +53,13 @@ pub(crate) fn add(counter: &AtomicU64, count: usize) {
 }
 
 impl Counts {
+    pub(crate) fn on_throttled(&self, time: Duration) {
+        if !time.is_zero() {
+            self.throttled_ms
+                .fetch_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn snapshot(&self, held: usize, peak: usize) -> ConsumerMetrics {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         ConsumerMetrics {
@@ -61,6 +72,7 @@ impl Counts {
             validations: read(&self.validations),
             failures: read(&self.failures),
             stalls: read(&self.stalls),
+            throttled: Duration::from_millis(read(&self.throttled_ms)),
             buffered_bytes: held as u64,
             peak_buffered_bytes: peak as u64,
         }

@@ -46,6 +46,8 @@ pub(super) struct Handled {
     pub(super) parts: Vec<RawPart>,
     /// Parts that are not news any more.
     pub(super) stale: usize,
+    /// How long the broker wants to be left alone.
+    pub(super) rest: Duration,
 }
 
 /// Hands an answer to the cursors; what came of it for the application.
@@ -122,6 +124,7 @@ pub(super) fn handle(
     let rest =
         if view.version() >= 8 || nothing { view.throttle().min(LONGEST_REST) } else { Duration::ZERO };
     cursors.handle_end(now, broker, rest);
+    handled.rest = rest;
     Ok(handled)
 }
 

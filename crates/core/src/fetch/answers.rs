@@ -8,7 +8,7 @@ use milena_protocol::fetch::{CurrentLeader, TopicKey};
 use milena_protocol::types::{BrokerId, LeaderEpoch, Offset, PartitionId};
 
 use super::cursor::{Leader, Loss, Position, Reason, Start, State};
-use super::cursors::{Cursors, Ticket};
+use super::cursors::{Cursors, Denied, Ticket};
 use super::session::{Asked, Mismatch};
 
 /// Whether an answer about a partition is news.
@@ -210,6 +210,11 @@ impl Cursors {
             queue.not_before = Some(now + throttle);
             self.troubled = true;
         }
+        queue.denied = match queue.denied {
+            _ if throttle.is_zero() || !alone => None,
+            None => Some(Denied { since: now, reported: None }),
+            denied => denied,
+        };
         // Who brought data goes last.
         if std::mem::take(&mut queue.brought) {
             let mut order = std::mem::take(&mut queue.order);

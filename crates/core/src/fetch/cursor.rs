@@ -137,6 +137,13 @@ pub enum Status {
         /// Where it will be read.
         broker: BrokerId,
     },
+    /// Its broker wants to be left alone for now, since the client is over a quota (KIP-219).
+    Throttled {
+        /// Where it will be read.
+        broker: BrokerId,
+        /// Until when.
+        until: Instant,
+    },
     /// The application paused it.
     Paused,
     /// The application holds it back; what was fetched waits.

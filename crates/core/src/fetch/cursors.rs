@@ -101,12 +101,22 @@ pub(super) struct Queue {
     pub(super) in_flight: bool,
     /// Whether the request in flight named everything.
     pub(super) full: bool,
-    /// The broker wants to be left alone until then (KIP-219), or did not answer.
+    /// The broker wants to be left alone until then (KIP-219).
     pub(super) not_before: Option<Instant>,
+    /// Since its last answers have all been without records for the sake of a quota.
+    pub(super) denied: Option<Denied>,
     /// Whether the answer that is being handled brought records.
     pub(super) brought: bool,
     /// Its next request waits for room in the buffer.
     pub(super) starved: bool,
+}
+
+/// A broker that answers, but for the sake of a quota brings nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Denied {
+    pub(super) since: Instant,
+    /// When that was last reported as a stall. A request goes out between two answers, so no state of a cursor lasts long enough to tell.
+    pub(super) reported: Option<Instant>,
 }
 
 /// All cursors. See the [module](super) for the order of calls.
@@ -353,7 +363,10 @@ impl Cursors {
                 Some(broker) if self.queues.get(&broker).is_some_and(|queue| queue.starved) => {
                     Status::WaitingForRoom { broker }
                 }
-                Some(broker) => Status::Queued { broker },
+                Some(broker) => match self.rests_until(now, broker) {
+                    Some(until) => Status::Throttled { broker, until },
+                    None => Status::Queued { broker },
+                },
             },
         }
     }
@@ -534,6 +547,7 @@ impl Queue {
             in_flight: false,
             full: true,
             not_before: None,
+            denied: None,
             brought: false,
             starved: false,
         }

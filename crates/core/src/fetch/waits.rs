@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use milena_protocol::types::TopicPartition;
+use milena_protocol::types::{BrokerId, TopicPartition};
 
 use super::cursor::{State, Status};
 use super::cursors::Cursors;
@@ -60,10 +60,12 @@ impl Cursors {
     }
 
     /// Partitions that stay without a fetch longer than their state allows: `limit` for a request, a lookup, a validation or an election;
-    /// for a back-off until after its end. Waiting for the application (paused, held, at its stop, buffered, no room) is no stall, and neither is a failure
+    /// for a back-off until after its end. A partition whose broker brings nothing for the sake of a quota is one too, though it is asked for
+    /// again and again. Waiting for the application (paused, held, at its stop, buffered, no room) is no stall, and neither is a failure
     /// that it was told. Each is named again after another `limit`.
     pub fn check(&mut self, now: Instant, limit: Duration) -> Vec<Stall> {
         let mut stalls = Vec::new();
+        let denied = self.denied_too_long(now, limit);
         for slot in 0..self.slots.len() {
             let Some(cursor) = self.cursor(slot) else { continue };
             let status = self.status(now, cursor);
@@ -74,6 +76,13 @@ impl Cursors {
                 | Status::Buffered { .. }
                 | Status::WaitingForRoom { .. }
                 | Status::Failed { .. } => continue,
+                Status::Throttled { broker, .. } => {
+                    if let Some(&(_, since)) = denied.iter().find(|(denying, _)| denying == broker) {
+                        let since = now.saturating_duration_since(since);
+                        stalls.push(Stall { tp: cursor.tp.clone(), status, since });
+                    }
+                    continue;
+                }
                 Status::BackOff { until, .. } => *until,
                 Status::Fetching { .. }
                 | Status::Queued { .. }
@@ -91,5 +100,20 @@ impl Cursors {
             }
         }
         stalls
+    }
+
+    /// The brokers that have brought nothing for too long for the sake of a quota, and since when. Each is named again after another `limit`.
+    fn denied_too_long(&mut self, now: Instant, limit: Duration) -> Vec<(BrokerId, Instant)> {
+        let mut brokers = Vec::new();
+        for (&broker, queue) in &mut self.queues {
+            // Between two rests no partition would show it.
+            let rests = queue.not_before.is_some_and(|at| now < at);
+            let Some(denied) = queue.denied.as_mut().filter(|_| rests) else { continue };
+            if now.saturating_duration_since(denied.reported.unwrap_or(denied.since)) > limit {
+                denied.reported = Some(now);
+                brokers.push((broker, denied.since));
+            }
+        }
+        brokers
     }
 }

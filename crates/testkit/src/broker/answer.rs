@@ -16,12 +16,19 @@ use messages::{
     write_txn_markers_response as markers,
 };
 
-/// The answer with a throttle time, if it has a place for one here.
-pub(super) fn throttle(mut response: ResponseKind, time: std::time::Duration) -> ResponseKind {
+/// The answer with a throttle time, if it has a place for one here. `begins`: whether it is a Fetch outside of a session.
+pub(super) fn throttle(mut response: ResponseKind, time: std::time::Duration, begins: bool) -> ResponseKind {
     let time = i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
     match &mut response {
         ResponseKind::Produce(response) => response.throttle_time_ms = time,
-        ResponseKind::Fetch(response) => response.throttle_time_ms = time,
+        ResponseKind::Fetch(response) => {
+            // A broker that holds a reader back brings nothing, and begins no session.
+            response.throttle_time_ms = time;
+            response.responses.clear();
+            if begins {
+                response.session_id = 0;
+            }
+        }
         ResponseKind::Metadata(response) => response.throttle_time_ms = time,
         ResponseKind::ListOffsets(response) => response.throttle_time_ms = time,
         ResponseKind::OffsetCommit(response) => response.throttle_time_ms = time,

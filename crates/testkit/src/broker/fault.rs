@@ -16,8 +16,8 @@ pub enum Fault {
     Error(ErrorCode),
     /// The request takes effect at once; its answer, and what follows on its connection, waits this long.
     Delay(Duration),
-    /// The request takes effect, and its answer asks the client to leave the broker alone this long (KIP-219); for Produce, Fetch and
-    /// Metadata.
+    /// The request takes effect, and its answer asks the client to leave the broker alone this long (KIP-219); that of a Fetch then names no
+    /// partition.
     Throttle(Duration),
     /// The request has no effect and is never answered, nor is anything after it on its connection.
     Silence,

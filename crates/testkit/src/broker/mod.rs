@@ -274,10 +274,13 @@ impl Broker {
             Some(Fault::Error(error)) => {
                 answer::refuse(&kind, frame.version, error).map_or(Outcome::Close, Outcome::Answer)
             }
-            Some(Fault::Throttle(time)) => match self.dispatch(now, &reply, kind) {
-                Outcome::Answer(response) => Outcome::Answer(answer::throttle(response, time)),
-                other => other,
-            },
+            Some(Fault::Throttle(time)) => {
+                let begins = matches!(&kind, RequestKind::Fetch(fetch) if fetch.session_epoch <= 0);
+                match self.dispatch(now, &reply, kind) {
+                    Outcome::Answer(response) => Outcome::Answer(answer::throttle(response, time, begins)),
+                    other => other,
+                }
+            }
             _ => self.dispatch(now, &reply, kind),
         };
         self.settle(now, id, reply, outcome);

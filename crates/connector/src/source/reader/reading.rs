@@ -282,6 +282,7 @@ fn waits_for(status: &PartitionStatus) -> Option<String> {
     Some(match status {
         PartitionStatus::Fetching { .. } => return None,
         PartitionStatus::Queued { .. } => "its turn".to_owned(),
+        PartitionStatus::Throttled { .. } => "a quota of its broker".to_owned(),
         PartitionStatus::Buffered { .. }
         | PartitionStatus::Held { .. }
         | PartitionStatus::Paused
