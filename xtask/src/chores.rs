@@ -22,11 +22,10 @@ pub(crate) struct TestRun<'a> {
     pub(crate) arguments: &'a [String],
 }
 
-/// The packages whose tests talk to a real Kafka, where they lie, and which of their tests need not be repeated on another
+/// Where the packages lie whose tests talk to a real Kafka, and which of their tests need not be repeated on another
 /// version: those that only the embedded broker takes part in, and those that choose their versions themselves.
-const REAL: [(&str, &str, &[&str]); 4] = [
+const REAL: [(&str, &[&str]); 4] = [
     (
-        "milena",
         "crates/client",
         &[
             "cancellation",
@@ -45,7 +44,6 @@ const REAL: [(&str, &str, &[&str]); 4] = [
         ],
     ),
     (
-        "milena-connector",
         "crates/connector",
         &[
             "at_least_once",
@@ -64,26 +62,19 @@ const REAL: [(&str, &str, &[&str]); 4] = [
             "windows",
         ],
     ),
-    (
-        "milena-testkit",
-        "crates/testkit",
-        &["end_txn", "groups", "logs", "model", "old_kafka", "sockets", "versions"],
-    ),
-    ("milena-tests", "tests", &["batch_oracles", "cli_security"]),
+    ("crates/testkit", &["end_txn", "groups", "logs", "model", "old_kafka", "sockets", "versions"]),
+    ("tests", &["batch_oracles", "cli_security"]),
 ];
 
 /// The arguments for cargo that choose the tests that talk to a real Kafka. A name that two packages use stands for both, so a
-/// few tests more are run.
+/// few tests more are run. The whole workspace is named, since part of it would be built with other features, and so once more.
 fn real_only() -> Result<Vec<String>> {
-    let mut arguments = vec!["--features=milena-testkit/containers".to_owned()];
     let mut targets = BTreeSet::new();
-    for (package, folder, left_out) in REAL {
-        arguments.push(format!("--package={package}"));
+    for (folder, left_out) in REAL {
         targets
             .extend(test_targets(folder)?.into_iter().filter(|target| !left_out.contains(&target.as_str())));
     }
-    arguments.extend(targets.into_iter().map(|target| format!("--test={target}")));
-    Ok(arguments)
+    Ok(targets.into_iter().map(|target| format!("--test={target}")).collect())
 }
 
 /// The names of the test programs of a package.
@@ -101,12 +92,10 @@ fn test_targets(folder: &str) -> Result<Vec<String>> {
 pub(crate) fn test(test: &TestRun<'_>) -> Result<()> {
     let skips = report_file("skipped-tests")?;
     let mut command = cargo();
-    command.arg("test");
+    command.args(["test", "--workspace"]);
     if test.real_only {
         // What these tests do on the embedded broker does not depend on the version of the real one.
         command.args(real_only()?).env("MILENA_REAL_ONLY", "1");
-    } else {
-        command.arg("--workspace");
     }
     command.args(test.arguments).env("MILENA_KAFKA_VERSION", test.kafka).env("MILENA_SKIP_REPORT", &skips);
     if test.require_kafka {
@@ -244,7 +233,7 @@ mod tests {
         let ways =
             ["real(", "::each(", "own_kafka", "or_skip", "MILENA_BOOTSTRAP", "KafkaOptions", "Kafka::"];
         let mut chosen = 0;
-        for (_, folder, left_out) in REAL {
+        for (folder, left_out) in REAL {
             let targets = test_targets(folder).unwrap();
             chosen += targets.len() - left_out.len();
             for target in left_out {
