@@ -5,8 +5,8 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::records as theirs;
 use milena_protocol::compression::Compression;
 use milena_protocol::records::{
-    BatchBuilder, BatchIdentity, BatchOptions, HEADER_LEN, Header, MessageFormat, MessageSetBuilder,
-    RecordBatch, batches,
+    BatchBuilder, BatchIdentity, BatchOptions, HEADER_LEN, Header, HeaderName, MessageFormat,
+    MessageSetBuilder, RecordBatch, batches,
 };
 use milena_protocol::{ProducerEpoch, ProducerId, Sequence};
 use std::hint::black_box;
@@ -17,8 +17,8 @@ const TIME: i64 = 1_700_000_000_000;
 const BATCH: usize = 512 * 1024;
 
 const HEADERS: [Header<'static>; 2] = [
-    Header { name: "trace-id", value: Some(b"0123456789abcdef") },
-    Header { name: "content-type", value: Some(b"application/json") },
+    Header { name: HeaderName::new(b"trace-id"), value: Some(b"0123456789abcdef") },
+    Header { name: HeaderName::new(b"content-type"), value: Some(b"application/json") },
 ];
 
 /// What the records of a batch are like.
@@ -108,7 +108,7 @@ impl Shape {
             headers: row
                 .headers
                 .iter()
-                .map(|header| (header.name.to_owned().into(), header.value.map(Bytes::from_static)))
+                .map(|header| (header.name.to_string().into(), header.value.map(Bytes::from_static)))
                 .collect(),
         };
         self.rows().enumerate().map(record).collect()

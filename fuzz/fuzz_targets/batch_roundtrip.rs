@@ -17,8 +17,8 @@ fuzz_target!(|bytes: &[u8]| {
         let (key, value) = (field(&mut rest, 254), field(&mut rest, 254));
         let mut headers = Vec::new();
         for _ in 0..field(&mut rest, 3).unwrap_or_default().len() {
-            let name = std::str::from_utf8(field(&mut rest, 20).unwrap_or_default()).unwrap_or("");
-            headers.push(Header { name, value: field(&mut rest, 20) });
+            let name = field(&mut rest, 20).unwrap_or_default();
+            headers.push(Header::new(name, field(&mut rest, 20)));
         }
         let before = builder.size_bytes();
         match builder.push(timestamp, key, value, headers.iter().copied()) {

@@ -70,7 +70,7 @@ fn ours(shape: Shape, codec: Compression, level: Option<i32>) -> Bytes {
     let mut builder =
         BatchBuilder::new(BatchOptions { compression: codec, level, ..BatchOptions::default() });
     for entry in entries(shape) {
-        let headers = entry.headers.iter().map(|(name, value)| Header { name, value: value.as_deref() });
+        let headers = entry.headers.iter().map(|(name, value)| Header::new(name, value.as_deref()));
         let headers: Vec<_> = headers.collect();
         builder
             .push(entry.timestamp, entry.key.as_deref(), entry.value.as_deref(), headers.iter().copied())
@@ -83,7 +83,8 @@ fn lines(batch: &RecordBatch) -> Vec<String> {
     let records = batch.records().unwrap();
     let print = |record: Result<milena::Record<'_>, _>| {
         let record = record.unwrap();
-        let headers = record.headers.iter().map(|header| (header.name, header.value));
+        let headers =
+            record.headers.iter().map(|header| (header.name.to_str().unwrap_or("not UTF-8"), header.value));
         line(0, (record.offset.0, record.timestamp), record.key, record.value, headers)
     };
     records.iter().map(print).collect()

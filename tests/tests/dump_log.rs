@@ -131,7 +131,7 @@ async fn fill(client: &Client, topic: &str) {
     for compression in CODECS {
         let config =
             ProducerConfig { compression, linger: Duration::from_millis(50), ..ProducerConfig::default() };
-        let headers = [Header { name: "a", value: Some(b"1") }, Header { name: "a", value: None }];
+        let headers = [Header::new("a", Some(b"1")), Header::new("a", None)];
         let values: Vec<String> = (0..200).map(|number| format!("{compression}-{number}")).collect();
         let records = values.iter().enumerate().map(|(number, value)| {
             let record = ProducerRecord::to(topic).partition(0).value(value);

@@ -88,7 +88,7 @@ async fn refused_records_are_found_in_the_dead_letter_topic() {
         let dead = TopicPartition::new(stage.output.as_str(), 0);
         let letters = read(&stage.client, &dead, Isolation::ReadCommitted).await;
         let header = |at: usize, name: &str| {
-            let found = letters[at].headers.iter().find(|(header, _)| header == name);
+            let found = letters[at].headers.iter().find(|(header, _)| *header == name);
             String::from_utf8(found.unwrap().1.as_deref().unwrap().to_vec()).unwrap()
         };
         assert_eq!(letters.len(), 2);

@@ -159,7 +159,7 @@ fn same(seen: &OwnedRecord, sent: &Sent, can: Abilities) -> bool {
 
 async fn writes_and_reads(name: &str, client: &Client, topic: &str, can: Abilities) {
     let tp = TopicPartition::new(topic, 0);
-    let header = [Header { name: "h", value: Some(b"x".as_slice()) }];
+    let header = [Header::new("h", Some(b"x".as_slice()))];
     let mut all = Vec::new();
     for codec in CODECS {
         let config = ProducerConfig { compression: codec, ..ProducerConfig::default() };

@@ -233,7 +233,7 @@ impl<'a> Envelope<'a> {
         let headers = record
             .headers
             .iter()
-            .flat_map(|header| [Some(Text::Utf8(header.name)), header.value.map(Text::of)])
+            .flat_map(|header| [Some(Text::of(header.name.as_bytes())), header.value.map(Text::of)])
             .collect();
         Self {
             topic: &printed.topic_partition.topic,

@@ -50,7 +50,8 @@ pub use milena_protocol as protocol;
 pub use milena_protocol::compression::Compression;
 pub use milena_protocol::error_code::ErrorCode;
 pub use milena_protocol::records::{
-    Batches, ControlRecord, Header, Headers, OwnedRecord, Record, RecordBatch, Records, TimestampType,
+    Batches, ControlRecord, Header, HeaderName, Headers, OwnedHeaderName, OwnedRecord, Record, RecordBatch,
+    Records, TimestampType,
 };
 pub use milena_protocol::types::*;
 pub use milena_protocol::versions::BrokerVersions;

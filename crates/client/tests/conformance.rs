@@ -131,7 +131,7 @@ async fn produce(
 ) -> Offset {
     let mut builder = BatchBuilder::new(BatchOptions::default());
     for (at, value) in values.iter().enumerate() {
-        let header = Header { name: "at", value: Some(b"x") };
+        let header = Header::new("at", Some(b"x"));
         builder.push(first_time + at as i64, Some(b"key"), Some(value.as_bytes()), [header]).unwrap();
     }
     let transactional = identity.transactional;

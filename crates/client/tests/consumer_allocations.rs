@@ -23,7 +23,7 @@ async fn no_record_costs_an_allocation_in_any_way_it_is_taken() {
     let producer = Producer::new(&client, config).unwrap();
     for number in 0..RECORDS {
         let value = [number as u8; 50];
-        let headers = [Header { name: "name", value: Some(b"x") }];
+        let headers = [Header::new("name", Some(b"x"))];
         let record = ProducerRecord::to(&topic).partition(0).key(b"key").value(&value).headers(&headers);
         drop(producer.send(record).await.unwrap());
     }

@@ -119,7 +119,7 @@ async fn only_the_records_with_headers_fail_where_there_are_none() {
     for release in ["0.8.2", "0.9.0", "0.10.2", "0.11.0"] {
         let (_broker, client) = broker(release).await;
         let producer = producer(&client, |config| config.linger = Duration::from_millis(200));
-        let headers = [Header { name: "trace", value: Some(b"1".as_slice()) }];
+        let headers = [Header::new("trace", Some(b"1".as_slice()))];
         let mut tickets = Vec::new();
         for number in 0..20 {
             let value = number.to_string();

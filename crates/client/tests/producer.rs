@@ -343,7 +343,7 @@ async fn records_sent_in_one_call_are_those_of_as_many_calls() {
             config.batch_size = 2000;
         });
         let other_name = TOPIC.to_owned();
-        let headers = [milena::Header { name: "h", value: Some(b"1") }];
+        let headers = [milena::Header::new("h", Some(b"1"))];
         let mut expected = vec![Vec::new(); 3];
         let mut place = 0;
         for call in 0..60 {

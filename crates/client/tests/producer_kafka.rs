@@ -20,7 +20,7 @@ async fn every_codec_keyed_and_unkeyed_arrives_whole_and_in_order() {
         let mut tickets = Vec::new();
         for number in 0..3000u32 {
             let (key, value) = (format!("key-{}", number % 17), format!("{number:06}"));
-            let headers = [Header { name: "n", value: Some(b"1") }, Header { name: "n", value: None }];
+            let headers = [Header::new("n", Some(b"1")), Header::new("n", None)];
             let record = ProducerRecord::to(&name).value(&value).headers(&headers);
             let record = if number % 2 == 0 { record.key(&key) } else { record };
             tickets.push((number, producer.send(record).await.unwrap()));

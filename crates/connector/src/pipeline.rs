@@ -340,7 +340,7 @@ impl Lane {
 
     async fn send(&mut self, output: &SinkRecord, timestamp: i64) -> Result<()> {
         let headers: Vec<Header<'_>> =
-            output.headers().iter().map(|(name, value)| Header { name, value: value.as_deref() }).collect();
+            output.headers().iter().map(|(name, value)| Header::new(name, value.as_deref())).collect();
         let record = ProducerRecord {
             topic: output.topic().map_or("", |topic| topic),
             partition: output.partition(),

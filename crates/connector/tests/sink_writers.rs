@@ -239,7 +239,7 @@ async fn all_parts(stage: &Stage) -> Vec<Made> {
 
 fn parts(partition: i32, record: OwnedRecord) -> Made {
     let bytes = |bytes: Option<bytes::Bytes>| bytes.map(|bytes| bytes.to_vec());
-    let headers = record.headers.into_iter().map(|(name, value)| (name, bytes(value))).collect();
+    let headers = record.headers.into_iter().map(|(name, value)| (name.to_string(), bytes(value))).collect();
     // The time of the writing, where a record has none.
     let timestamp = Some(record.timestamp).filter(|timestamp| *timestamp < 10_000_000);
     (partition, bytes(record.key), bytes(record.value), headers, timestamp)

@@ -84,7 +84,7 @@ async fn a_refused_record_is_found_in_the_dead_letter_topic() {
     let [letter] = letters.as_slice() else { panic!("{letters:?}") };
     assert_eq!((letter.value.as_deref(), letter.timestamp), (Some(&b"7"[..]), 7));
     let header = |name: &str| {
-        let found = letter.headers.iter().find(|(header, _)| header == name).unwrap();
+        let found = letter.headers.iter().find(|(header, _)| *header == name).unwrap();
         String::from_utf8(found.1.as_ref().unwrap().to_vec()).unwrap()
     };
     let place = [TOPIC_HEADER, PARTITION_HEADER, OFFSET_HEADER, ERROR_HEADER].map(header);

@@ -16,9 +16,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let value = [i as u8; 100];
             let number = i.to_string();
             let headers = [
-                Header { name: "h", value: Some(number.as_bytes()) },
-                Header { name: "h", value: None },
-                Header { name: "é", value: Some(b"") },
+                Header::new("h", Some(number.as_bytes())),
+                Header::new("h", None),
+                Header::new("é", Some(b"")),
             ];
             builder.push(
                 1_700_000_000_000 + i64::from(i),

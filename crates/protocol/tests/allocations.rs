@@ -6,14 +6,17 @@ use bytes::Bytes;
 use milena_protocol::ErrorKind;
 use milena_protocol::compression::{Compression, compress, decompress, decompress_into};
 use milena_protocol::records::{
-    BatchBuilder, BatchIdentity, BatchOptions, Header, MessageFormat, MessageSetBuilder, RecordBatch, batches,
+    BatchBuilder, BatchIdentity, BatchOptions, Header, HeaderName, MessageFormat, MessageSetBuilder,
+    RecordBatch, batches,
 };
 use milena_protocol::{ProducerEpoch, ProducerId, Sequence};
 
 const CODECS: [Compression; 4] =
     [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
-const HEADERS: [Header<'static>; 2] =
-    [Header { name: "trace", value: Some(b"0123456789abcdef") }, Header { name: "empty", value: None }];
+const HEADERS: [Header<'static>; 2] = [
+    Header { name: HeaderName::new(b"trace"), value: Some(b"0123456789abcdef") },
+    Header { name: HeaderName::new(b"empty"), value: None },
+];
 
 fn counted<T>(run: impl FnOnce() -> T) -> (T, AllocationInfo) {
     let mut result = None;

@@ -71,7 +71,7 @@ fn log(values: &[Vec<u8>], codec: Compression, format: u8) -> Vec<u8> {
     if format == 2 {
         let mut builder = BatchBuilder::new(BatchOptions { compression: codec, ..BatchOptions::default() });
         for value in values {
-            let header = Header { name: "name", value: Some(value) };
+            let header = Header::new("name", Some(value));
             builder.push(1_700_000_000_000, None, Some(value), [header]).unwrap();
         }
         return builder.build(BatchIdentity::default()).unwrap().to_vec();

@@ -26,11 +26,7 @@ fn headers(number: &str, i: i64) -> Vec<Header<'_>> {
     if i % 3 != 0 {
         return Vec::new();
     }
-    vec![
-        Header { name: "h", value: Some(number.as_bytes()) },
-        Header { name: "h", value: None },
-        Header { name: "é", value: Some(b"") },
-    ]
+    vec![Header::new("h", Some(number.as_bytes())), Header::new("h", None), Header::new("é", Some(b""))]
 }
 
 /// A batch of the same records, as ours. librdkafka leaves epoch 0 of the leader where Java leaves -1; the broker sets it.

@@ -603,7 +603,7 @@ fn what_an_older_format_cannot_say_is_not_dropped_in_silence() {
         ..plain
     };
     let marker = build_control_batch(Offset(5), ProducerId(1), ProducerEpoch(0), ControlKind::Commit, 0, 0);
-    let header = [Header { name: "h", value: None }];
+    let header = [Header::new("h", None)];
     for format in FORMATS {
         let refused = |batch: &RecordBatch| {
             let error = convert_to_message_set(batch, format, None).unwrap_err();

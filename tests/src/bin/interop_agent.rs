@@ -142,8 +142,7 @@ async fn send(writer: &Writer, topic: &str, step: &Value) -> Result<Ticket, Fail
         let name = bytes(header.get(0))?.ok_or("a header without a name")?;
         headers.push((String::from_utf8(name)?, bytes(header.get(1))?));
     }
-    let headers: Vec<_> =
-        headers.iter().map(|(name, value)| Header { name, value: value.as_deref() }).collect();
+    let headers: Vec<_> = headers.iter().map(|(name, value)| Header::new(name, value.as_deref())).collect();
     let mut record = ProducerRecord::to(topic).headers(&headers);
     record.timestamp = Some(step.get("timestamp").and_then(Value::as_i64).ok_or("a record without time")?);
     record.key = key.as_deref();
@@ -200,7 +199,9 @@ async fn read(
                 return Err(error.to_string().into());
             }
             for record in fetched.owned_records()? {
-                let headers = record.headers().map(|header| (header.name, header.value));
+                let headers = record
+                    .headers()
+                    .map(|header| (header.name.to_str().unwrap_or("not UTF-8"), header.value));
                 let times = (record.offset.0, record.timestamp);
                 let (key, value) = (record.key.as_deref(), record.value.as_deref());
                 writeln!(out, "{}", line(fetched.tp.partition.0, times, key, value, headers))?;

@@ -104,7 +104,7 @@ async fn send(args: &Args, producer: &Producer, first: u64, records: u64, way: W
         let record = ProducerRecord::to(&args.topic).partition(partition).value(value);
         partition = if partition + 1 == args.partitions as i32 { 0 } else { partition + 1 };
         let ticket = if args.shape == Shape::Keys {
-            let headers = Values::headers(value).map(|(name, value)| Header { name, value: Some(value) });
+            let headers = Values::headers(value).map(|(name, value)| Header::new(name, Some(value)));
             producer.send(record.key(Values::key(value)).headers(&headers)).await?
         } else {
             producer.send(record).await?

@@ -183,7 +183,7 @@ pub(crate) fn copy_to(
             out.set_value(value.as_ref());
         }
         for (name, value) in &record.headers {
-            out.add_header(name.as_str(), value.as_deref());
+            out.add_header(name.clone(), value.as_deref());
         }
         if record.timestamp >= 0 {
             out.set_timestamp(record.timestamp);

@@ -95,7 +95,7 @@ async fn send(
     let headers: Vec<Header<'_>> = args
         .headers
         .iter()
-        .map(|(name, value)| Header { name, value: value.as_deref().map(str::as_bytes) })
+        .map(|(name, value)| Header::new(name, value.as_deref().map(str::as_bytes)))
         .collect();
     let record = ProducerRecord {
         topic: &args.topic,

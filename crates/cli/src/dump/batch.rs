@@ -166,7 +166,7 @@ fn plain(out: &mut impl Write, record: &Record<'_>, style: Style) -> io::Result<
     write!(out, "  key {}  value {}", shown(record.key), shown(record.value))?;
     for (index, Header { name, value }) in record.headers.iter().enumerate() {
         let before = if index == 0 { "  headers " } else { ", " };
-        write!(out, "{before}{}={}", Quoted { text: name, max }, shown(value))?;
+        write!(out, "{before}{}={}", Quoted { text: &name.to_string_lossy(), max }, shown(value))?;
     }
     writeln!(out)
 }

@@ -88,7 +88,7 @@ mod tests {
     fn batch(compression: Compression, headers: usize) -> FrozenBatch {
         let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
         for record in 0..3 {
-            let header = Header { name: "h", value: Some(b"x".as_slice()) };
+            let header = Header::new("h", Some(b"x".as_slice()));
             let some = (record < headers).then_some(header);
             builder.push(1_000 + record as i64, Some(b"k"), None, some).unwrap();
         }

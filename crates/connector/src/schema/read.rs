@@ -1,7 +1,7 @@
 //! Deserializers that come with the connector.
 
 use bytes::{Bytes, BytesMut};
-use milena::{LeaderEpoch, Offset, PartitionId};
+use milena::{LeaderEpoch, Offset, OwnedHeaderName, PartitionId};
 use serde::de::DeserializeOwned;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ pub struct OwnedKafkaRecord {
     /// Its value; `None` is a tombstone.
     pub value: Option<Bytes>,
     /// Its headers, in order; duplicates and null values are kept.
-    pub headers: Vec<(String, Option<Bytes>)>,
+    pub headers: Vec<(OwnedHeaderName, Option<Bytes>)>,
 }
 
 /// Gives each record as it is, with bytes of its own.
@@ -99,7 +99,10 @@ impl Deserializer<OwnedKafkaRecord> for RecordDeserializer {
             headers: record
                 .headers
                 .iter()
-                .map(|header| (header.name.to_owned(), header.value.map(|value| self.copies.of(value))))
+                .map(|header| {
+                    let name = self.copies.of(header.name.as_bytes());
+                    (name.into(), header.value.map(|value| self.copies.of(value)))
+                })
                 .collect(),
         });
         Ok(())

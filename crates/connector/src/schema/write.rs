@@ -1,7 +1,7 @@
 //! Serializers: what a sink writes for an element.
 
 use bytes::Bytes;
-use milena::PartitionId;
+use milena::{OwnedHeaderName, PartitionId};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub struct SinkRecord {
     partition: Option<PartitionId>,
     key: Part,
     value: Part,
-    headers: Vec<(String, Option<Vec<u8>>)>,
+    headers: Vec<(OwnedHeaderName, Option<Vec<u8>>)>,
     timestamp: Option<i64>,
 }
 
@@ -127,7 +127,7 @@ impl SinkRecord {
     }
 
     /// Adds a header; order and duplicates are kept.
-    pub fn add_header(&mut self, name: impl Into<String>, value: Option<&[u8]>) -> &mut Self {
+    pub fn add_header(&mut self, name: impl Into<OwnedHeaderName>, value: Option<&[u8]>) -> &mut Self {
         self.headers.push((name.into(), value.map(<[u8]>::to_vec)));
         self
     }
@@ -164,14 +164,15 @@ impl SinkRecord {
 
     /// The headers, in order.
     #[must_use]
-    pub fn headers(&self) -> &[(String, Option<Vec<u8>>)] {
+    pub fn headers(&self) -> &[(OwnedHeaderName, Option<Vec<u8>>)] {
         &self.headers
     }
 
     /// The bytes of key, value and headers.
     pub(crate) fn len_bytes(&self) -> u64 {
-        let header =
-            |(name, value): &(String, Option<Vec<u8>>)| name.len() + value.as_ref().map_or(0, Vec::len);
+        let header = |(name, value): &(OwnedHeaderName, Option<Vec<u8>>)| {
+            name.len() + value.as_ref().map_or(0, Vec::len)
+        };
         let parts = self.key().map_or(0, <[u8]>::len) + self.value().map_or(0, <[u8]>::len);
         (parts + self.headers.iter().map(header).sum::<usize>()) as u64
     }
@@ -317,7 +318,7 @@ mod tests {
         let mut record = SinkRecord::new();
         record.set_topic("t").set_key("k").set_value("v").set_partition(PartitionId(1)).set_timestamp(9);
         record.add_header("a", None).add_header("a", Some(b"2"));
-        assert_eq!(record.headers(), [("a".to_owned(), None), ("a".to_owned(), Some(b"2".to_vec()))]);
+        assert_eq!(record.headers(), [("a".into(), None), ("a".into(), Some(b"2".to_vec()))]);
         record.clear();
         assert_eq!(record, SinkRecord::new());
         assert_eq!((record.topic(), record.key(), record.value()), (None, None, None));

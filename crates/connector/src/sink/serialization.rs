@@ -3,13 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
+use milena::OwnedHeaderName;
+
 use crate::schema::{Emit, Serializer, SinkRecord};
 use crate::{BoxError, Error, ErrorKind, Result};
 
 type Part<T, U> = Arc<dyn Fn(&T) -> std::result::Result<U, BoxError> + Send + Sync>;
 type Skip<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
 /// Headers in order, with duplicates and nulls.
-pub type Headers = Vec<(String, Option<Vec<u8>>)>;
+pub type Headers = Vec<(OwnedHeaderName, Option<Vec<u8>>)>;
 
 enum Topic<T> {
     One(Arc<str>),
@@ -259,7 +261,7 @@ mod tests {
         let (emit, out) = record(&mut full, 2).unwrap();
         assert_eq!((emit, out.topic().map(|topic| &**topic)), (Emit::Write, Some("big")));
         assert_eq!((out.key(), out.value(), out.timestamp()), (Some(&[2][..]), Some(&b"2"[..]), Some(2)));
-        assert_eq!(out.headers(), [("a".to_owned(), None), ("a".to_owned(), Some(vec![1]))]);
+        assert_eq!(out.headers(), [("a".into(), None), ("a".into(), Some(vec![1]))]);
         assert_eq!(record(&mut full, 1).unwrap().1.topic().map(|topic| &**topic), Some("small"));
         assert_eq!(record(&mut full, 9).unwrap().0, Emit::Skip);
         let mut lost = builder().topic_with(|_: &u32| Ok(None)).build().unwrap();

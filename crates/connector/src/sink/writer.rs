@@ -210,12 +210,8 @@ impl<T> Writer<T> {
             None if self.partitioning.needs_partitions() => self.choose(&topic).await?,
             None => None,
         };
-        let headers: Vec<Header<'_>> = self
-            .record
-            .headers()
-            .iter()
-            .map(|(name, value)| Header { name, value: value.as_deref() })
-            .collect();
+        let headers: Vec<Header<'_>> =
+            self.record.headers().iter().map(|(name, value)| Header::new(name, value.as_deref())).collect();
         let record = ProducerRecord {
             topic: &topic,
             partition,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use milena::protocol::records::Header;
-use milena::{Offset, Producer, ProducerRecord, TopicPartition};
+use milena::{Offset, OwnedHeaderName, Producer, ProducerRecord, TopicPartition};
 
 use super::fetching::{Arrived, Work};
 use crate::schema::SourceRecord;
@@ -25,7 +25,7 @@ pub(super) struct DeadLetter {
     timestamp: i64,
     key: Option<Vec<u8>>,
     value: Option<Vec<u8>>,
-    headers: Vec<(String, Option<Vec<u8>>)>,
+    headers: Vec<(OwnedHeaderName, Option<Vec<u8>>)>,
     error: String,
 }
 
@@ -37,9 +37,7 @@ impl DeadLetter {
             timestamp: record.timestamp,
             key: record.key.map(<[u8]>::to_vec),
             value: record.value.map(<[u8]>::to_vec),
-            headers: headers
-                .map(|header| (header.name.to_owned(), header.value.map(<[u8]>::to_vec)))
-                .collect(),
+            headers: headers.map(|header| (header.name.into(), header.value.map(<[u8]>::to_vec))).collect(),
             error: error.to_string(),
         }
     }
@@ -47,14 +45,14 @@ impl DeadLetter {
     /// Writes it and waits until it is acknowledged.
     async fn write(&self, producer: &Producer, topic: &str, at: &TopicPartition) -> milena::Result<()> {
         let (partition, offset) = (at.partition.0.to_string(), self.offset.0.to_string());
-        let own = self.headers.iter().map(|(name, value)| Header { name, value: value.as_deref() });
+        let own = self.headers.iter().map(|(name, value)| Header::new(name, value.as_deref()));
         let origin = [
             (TOPIC_HEADER, &*at.topic),
             (PARTITION_HEADER, partition.as_str()),
             (OFFSET_HEADER, offset.as_str()),
             (ERROR_HEADER, self.error.as_str()),
         ];
-        let origin = origin.map(|(name, value)| Header { name, value: Some(value.as_bytes()) });
+        let origin = origin.map(|(name, value)| Header::new(name, Some(value.as_bytes())));
         let headers: Vec<Header<'_>> = own.chain(origin).collect();
         let record = ProducerRecord {
             topic,

@@ -73,9 +73,8 @@ impl Records {
         self.set.map_or(self.frame.count, |set| set.count())
     }
 
-    /// Makes a record of this batch its own owner: key, value and header values become slices of the shared
-    /// buffer, so nothing but the headers' names is copied. It keeps the whole buffer alive. A record of another
-    /// batch is copied instead.
+    /// Makes a record of this batch its own owner: key, value and headers become slices of the shared buffer, so nothing is copied. It keeps
+    /// the whole buffer alive. A record of another batch is copied instead.
     #[must_use]
     pub fn own(&self, record: &Record<'_>) -> OwnedRecord {
         let share = |bytes: &[u8]| share(&self.buffer, bytes);
@@ -87,7 +86,7 @@ impl Records {
             headers: record
                 .headers
                 .iter()
-                .map(|header| (header.name.to_owned(), header.value.map(share)))
+                .map(|header| (share(header.name.as_bytes()).into(), header.value.map(share)))
                 .collect(),
         }
     }
@@ -224,7 +223,6 @@ enum Reason {
     Trailing,
     Offset(i32),
     Timestamp,
-    HeaderName,
 }
 
 impl<'a> RecordIter<'a> {
@@ -292,10 +290,8 @@ impl<'a> RecordIter<'a> {
             Headers::EMPTY
         } else {
             let mut end = body;
-            let headers = Headers::read(&mut end, header_count).map_err(|fault| match fault {
-                Some(fault) => stop(Reason::Read(fault), "headers", &end),
-                None => stop(Reason::HeaderName, "headers", &end),
-            })?;
+            let headers = Headers::read(&mut end, header_count)
+                .map_err(|fault| stop(Reason::Read(fault), "headers", &end))?;
             body = end;
             headers
         };
@@ -346,9 +342,6 @@ impl<'a> RecordIter<'a> {
                 self.least_delta, self.frame.last_offset_delta
             )),
             Reason::Timestamp => ProtocolError::malformed(format!("{record} has a timestamp beyond 64 bits")),
-            Reason::HeaderName => {
-                ProtocolError::malformed(format!("{record} has a header name that is not UTF-8"))
-            }
         };
         error.with_field(stop.field).with_at(at)
     }

@@ -23,7 +23,7 @@
 //!
 //! let mut builder = BatchBuilder::new(BatchOptions::default());
 //! builder.push(1_700_000_000_000, Some(b"key"), Some(b"value"), [])?;
-//! builder.push(1_700_000_000_001, None, None, [Header { name: "trace", value: Some(b"7") }])?;
+//! builder.push(1_700_000_000_001, None, None, [Header::new("trace", Some(b"7"))])?;
 //! let bytes = builder.build(BatchIdentity::default())?;
 //!
 //! for batch in batches(bytes) {
@@ -43,6 +43,7 @@ mod checksum;
 mod control;
 mod frozen;
 mod header;
+mod header_name;
 mod iter;
 mod layout;
 mod message_set;
@@ -56,6 +57,7 @@ pub use builder::{BatchBuilder, BatchIdentity, BatchOptions, MAX_BATCH_LEN, Run}
 pub use control::{ControlKind, ControlRecord, build_control_batch};
 pub use frozen::{FrozenBatch, set_base_offset, set_identity, set_log_append_time};
 pub use header::{BatchExtent, BatchHeader, TimestampType};
+pub use header_name::{HeaderName, OwnedHeaderName};
 pub use iter::{RecordIter, RecordMark, Records};
 pub use layout::{HEADER_LEN, attributes};
 pub use message_set::MessageFormat;

@@ -1,5 +1,6 @@
 //! A record and its headers, borrowed and owned.
 
+use super::header_name::{HeaderName, OwnedHeaderName};
 use super::varint::{Fault, Reader};
 use crate::types::Offset;
 use bytes::Bytes;
@@ -24,9 +25,17 @@ pub struct Record<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Header<'a> {
     /// The name. Several headers of a record may have the same.
-    pub name: &'a str,
+    pub name: HeaderName<'a>,
     /// The value; `None` (null) is not the same as an empty one.
     pub value: Option<&'a [u8]>,
+}
+
+impl<'a> Header<'a> {
+    /// A header of this name and value.
+    #[must_use]
+    pub fn new(name: impl Into<HeaderName<'a>>, value: Option<&'a [u8]>) -> Self {
+        Self { name: name.into(), value }
+    }
 }
 
 /// The headers of a record: order and duplicates as they were written. Checked when the record was read.
@@ -40,13 +49,12 @@ impl<'a> Headers<'a> {
     /// No headers.
     pub const EMPTY: Self = Self { encoded: &[], count: 0 };
 
-    /// Checks `count` headers and steps over them. `None` as error stands for a name that is not UTF-8.
+    /// Checks `count` headers and steps over them.
     #[inline(never)]
-    pub(super) fn read(reader: &mut Reader<'a>, count: usize) -> Result<Self, Option<Fault>> {
+    pub(super) fn read(reader: &mut Reader<'a>, count: usize) -> Result<Self, Fault> {
         let start = reader.0;
         for _ in 0..count {
-            let name = reader.length().and_then(|length| reader.take(length))?;
-            std::str::from_utf8(name).map_err(|_| None)?;
+            reader.length().and_then(|length| reader.take(length))?;
             reader.nullable()?;
         }
         let length = start.len() - reader.0.len();
@@ -86,7 +94,8 @@ impl<'a> Headers<'a> {
     /// The value of the last header of a name, as Kafka's `Headers.lastHeader`. The outer `None`: there is no such
     /// header.
     #[must_use]
-    pub fn last(&self, name: &str) -> Option<Option<&'a [u8]>> {
+    pub fn last<'n>(&self, name: impl Into<HeaderName<'n>>) -> Option<Option<&'a [u8]>> {
+        let name = name.into();
         self.iter().filter(|header| header.name == name).last().map(|header| header.value)
     }
 }
@@ -125,7 +134,7 @@ impl<'a> HeaderIter<'a> {
     fn read(&mut self) -> Option<Header<'a>> {
         let name = self.reader.length().and_then(|length| self.reader.take(length)).ok()?;
         let value = self.reader.nullable().ok()?;
-        Some(Header { name: std::str::from_utf8(name).ok()?, value })
+        Some(Header { name: HeaderName::new(name), value })
     }
 }
 
@@ -159,12 +168,12 @@ pub struct OwnedRecord {
     /// The value; `None` is null.
     pub value: Option<Bytes>,
     /// Names and values of the headers, in their order.
-    pub headers: Vec<(String, Option<Bytes>)>,
+    pub headers: Vec<(OwnedHeaderName, Option<Bytes>)>,
 }
 
 impl OwnedRecord {
     /// The headers as borrowed views, as a [`BatchBuilder`](super::BatchBuilder) takes them.
     pub fn headers(&self) -> impl ExactSizeIterator<Item = Header<'_>> {
-        self.headers.iter().map(|(name, value)| Header { name, value: value.as_deref() })
+        self.headers.iter().map(|(name, value)| Header::new(name, value.as_deref()))
     }
 }

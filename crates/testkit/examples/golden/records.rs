@@ -49,11 +49,8 @@ pub(crate) fn transactional(producer_id: i64, producer_epoch: i16) -> Result<Str
 fn batch(compression: Compression, identity: BatchIdentity) -> Result<String, Failure> {
     let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
     for (index, (key, value)) in (0..).zip(RECORDS) {
-        let headers = [
-            Header { name: "twice", value: Some(b"1") },
-            Header { name: "twice", value: Some(b"") },
-            Header { name: "null", value: None },
-        ];
+        let headers =
+            [Header::new("twice", Some(b"1")), Header::new("twice", Some(b"")), Header::new("null", None)];
         let timestamp = FIRST_TIMESTAMP + 1000 * index;
         let count = usize::try_from(index)? * 3 / 2;
         builder.push(

@@ -81,7 +81,7 @@ impl<T: Send + 'static> Writer<T> {
         let bytes: u64 = records.iter().map(SinkRecord::len_bytes).sum();
         let headers = records.iter().flat_map(SinkRecord::headers);
         let headers: Vec<Header<'_>> =
-            headers.map(|(name, value)| Header { name, value: value.as_deref() }).collect();
+            headers.map(|(name, value)| Header::new(name, value.as_deref())).collect();
         let mut rest = headers.as_slice();
         let mut run = Vec::with_capacity(filled);
         for record in records {
