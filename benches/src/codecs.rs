@@ -3,7 +3,7 @@
 //! "ours" is what a reader of batches calls: the content in a buffer of its own, and so has "bare, new buffer". "ours, used
 //! buffer" and "bare" write to one that was used before. Both bare ones know the content's size.
 
-use crate::{Amount, Case, bare, text};
+use crate::{Amount, Case, Most, bare, text};
 use milena_protocol::compression::{Compression, compress, decompress, decompress_into};
 use std::hint::black_box;
 
@@ -28,6 +28,8 @@ fn decompression(codec: Compression, size: usize) -> Case {
 }
 
 fn both(case: &mut Case, codec: Compression, input: &[u8]) {
+    case.bar("ours", "bare, new buffer", Most::Times(1.10));
+    case.bar("ours, used buffer", "bare", Most::Times(1.10));
     let bytes = input.to_vec();
     case.row("ours", move || {
         black_box(decompress(codec, black_box(&bytes), LIMIT).unwrap());

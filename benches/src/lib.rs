@@ -27,6 +27,30 @@ pub struct Case {
     pub amount: Amount,
     /// Who does it, and how. The last does the least that is possible.
     pub rows: Vec<(&'static str, Run)>,
+    /// What they are held to.
+    pub bars: Vec<Bar>,
+}
+
+/// How dear a row may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Bar {
+    /// The row.
+    pub row: &'static str,
+    /// The row that it is held against.
+    pub against: &'static str,
+    /// By how much it may be dearer.
+    pub most: Most,
+}
+
+/// What a row may cost beside another one.
+#[derive(Clone, Copy, Debug)]
+pub enum Most {
+    /// So many times as much.
+    Times(f64),
+    /// So many nanoseconds more for each record.
+    Beyond(f64),
+    /// So many nanoseconds for each record, whatever the other one costs.
+    Each(f64),
 }
 
 /// What a run's time is divided by.
@@ -44,12 +68,17 @@ impl Case {
     /// A case without rows.
     #[must_use]
     pub fn new(name: impl Into<String>, amount: Amount) -> Self {
-        Self { name: name.into(), amount, rows: Vec::new() }
+        Self { name: name.into(), amount, rows: Vec::new(), bars: Vec::new() }
     }
 
     /// Adds a row.
     pub fn row(&mut self, name: &'static str, run: impl FnMut() + 'static) {
         self.rows.push((name, Box::new(run)));
+    }
+
+    /// Holds a row against another.
+    pub fn bar(&mut self, row: &'static str, against: &'static str, most: Most) {
+        self.bars.push(Bar { row, against, most });
     }
 }
 

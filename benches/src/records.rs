@@ -1,6 +1,6 @@
 //! Batches of records without compression: the cost of reading and building one record.
 
-use crate::{Amount, Case, text};
+use crate::{Amount, Case, Most, text};
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::records as theirs;
 use milena_protocol::compression::Compression;
@@ -48,6 +48,11 @@ impl Shape {
             shape("100 B, 2 headers", 0, 100, 2),
             shape("1 KiB", 0, 1024, 0),
         ]
+    }
+
+    /// Whether its records are those that the bars are set for.
+    fn is_plain(&self) -> bool {
+        (self.key, self.value, self.headers) == (0, 100, 0)
     }
 
     fn records(&self) -> usize {
@@ -131,6 +136,9 @@ fn walk(batch: &RecordBatch) -> i64 {
 fn read(shape: &Rc<Shape>) -> Case {
     let bytes = shape.batch();
     let mut case = shape.case("read");
+    if shape.is_plain() {
+        case.bar("checksum and walk", "bare checksum", Most::Beyond(15.0));
+    }
     case.row("walk", {
         let bytes = bytes.clone();
         move || {
@@ -178,6 +186,9 @@ fn read(shape: &Rc<Shape>) -> Case {
 
 fn build(shape: &Rc<Shape>) -> Case {
     let mut case = shape.case("build");
+    if shape.is_plain() {
+        case.bar("push, freeze, stamp", "bare copy and checksum", Most::Each(30.0));
+    }
     case.row("push", {
         let shape = shape.clone();
         let mut memory = Vec::new();
