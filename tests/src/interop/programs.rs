@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::process::Command;
 
@@ -101,7 +102,10 @@ pub async fn librdkafka_program() -> Result<Vec<OsString>, String> {
 /// Fills a folder under another name and moves it into its place when it is whole, so that neither an interrupted run nor one
 /// at the same time leaves a half.
 async fn install(place: &Path, fill: impl AsyncFnOnce(&Path) -> Result<(), String>) -> Result<(), String> {
-    let part = place.with_extension(format!("part-{}", std::process::id()));
+    // The tests of one process are threads.
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let part = place.with_extension(format!("part-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&part).map_err(|error| format!("{}: {error}", part.display()))?;
     let outcome = fill(&part).await;
     if outcome.is_ok() {
