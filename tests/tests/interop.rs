@@ -26,7 +26,7 @@ async fn kit(logs: &std::path::Path) -> Option<Kit> {
             return None;
         }
     };
-    match librdkafka_program().await {
+    match librdkafka_program("agent").await {
         Ok(librdkafka) => Some(kit.with(Implementation::Librdkafka, librdkafka)),
         Err(error) => {
             assert!(!is_demanded(), "no librdkafka: {error}");
