@@ -5,7 +5,7 @@ import sys
 import time
 
 import confluent_kafka
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 PATIENCE = 60
 QUEUE = 200_000
@@ -125,8 +125,11 @@ class Agent:
 
 def show(message, out):
     headers = ",".join(f"[{quoted(name.encode())},{quoted(value)}]" for name, value in message.headers() or [])
+    # Message format 0 has no times.
+    kind, timestamp = message.timestamp()
+    timestamp = -1 if kind == TIMESTAMP_NOT_AVAILABLE else timestamp
     out.write(
-        f'{{"partition":{message.partition()},"offset":{message.offset()},"timestamp":{message.timestamp()[1]},'
+        f'{{"partition":{message.partition()},"offset":{message.offset()},"timestamp":{timestamp},'
         f'"key":{quoted(message.key())},"value":{quoted(message.value())},"headers":[{headers}]}}\n'
     )
 
@@ -161,4 +164,5 @@ def main():
         out.flush()
 
 
-main()
+if __name__ == "__main__":
+    main()

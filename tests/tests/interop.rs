@@ -1,5 +1,5 @@
-//! The part of the interop matrix that fits into every run: all shapes and codecs, milena and Java, and librdkafka where a
-//! virtual environment with it can be made. The whole is `cargo xtask interop`.
+//! The part of the interop matrix that fits into every run: all shapes and codecs, milena, Java and librdkafka. The whole is
+//! `cargo xtask interop`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use milena::Compression;
@@ -9,7 +9,8 @@ use milena_tests::interop::{
     Case, Implementation, Kit, Matrix, Shape, java_program, librdkafka_program, run,
 };
 
-/// milena and whoever else is there; `None` if not even Java is.
+/// milena, Java and librdkafka, the latter where a virtual environment with it can be made or if it is demanded; `None` if not
+/// even Java is there.
 async fn kit(logs: &std::path::Path) -> Option<Kit> {
     let kit = Kit::new(env!("CARGO_BIN_EXE_interop_agent"), logs);
     let jars = NEWEST.parse::<KafkaVersion>().unwrap().jars().map_err(|error| error.to_string());
@@ -25,9 +26,10 @@ async fn kit(logs: &std::path::Path) -> Option<Kit> {
             return None;
         }
     };
-    match librdkafka_program().await {
+    match librdkafka_program("agent").await {
         Ok(librdkafka) => Some(kit.with(Implementation::Librdkafka, librdkafka)),
         Err(error) => {
+            assert!(!is_demanded(), "no librdkafka: {error}");
             eprintln!("SKIPPED: librdkafka takes no part: {error}");
             Some(kit)
         }

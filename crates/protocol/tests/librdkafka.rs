@@ -1,4 +1,4 @@
-//! Batches and message sets that librdkafka wrote (`tests/data/librdkafka/write_batches.py`), and ours beside them.
+//! Batches and message sets that librdkafka wrote (`batches.py` of the interop programs: `keep`), and ours beside them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a panic is how a check fails here
 
 use bytes::Bytes;

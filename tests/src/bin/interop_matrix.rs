@@ -67,7 +67,7 @@ async fn main() -> Result<ExitCode, Failure> {
                 let version: KafkaVersion = arguments.java.as_deref().unwrap_or(NEWEST).parse()?;
                 interop::java_program("Agent", &version.jars()?).await?
             }
-            _ => interop::librdkafka_program().await?,
+            _ => interop::librdkafka_program("agent").await?,
         };
         kit = kit.with(implementation, program);
     }

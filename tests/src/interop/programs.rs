@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::process::Command;
 
@@ -79,11 +80,12 @@ pub async fn java_program(class: &str, jars: &Path) -> Result<Vec<OsString>, Str
     Ok(program)
 }
 
-/// The agent of librdkafka, in a virtual environment that is made unless it is there: the command that runs it.
+/// A Python program of `tests/interop`, in a virtual environment with librdkafka that is made unless it is there: the command
+/// that runs it.
 ///
 /// # Errors
 /// Why there is none: no Python with `venv`, or no package index.
-pub async fn librdkafka_program() -> Result<Vec<OsString>, String> {
+pub async fn librdkafka_program(name: &str) -> Result<Vec<OsString>, String> {
     let environment = cache()?.join(format!("confluent-kafka-{CONFLUENT_KAFKA}"));
     if !environment.is_dir() {
         install(&environment, async |part| {
@@ -95,13 +97,17 @@ pub async fn librdkafka_program() -> Result<Vec<OsString>, String> {
         .await?;
     }
     let python = environment.join("bin/python").into_os_string();
-    Ok(vec![python, folder().join("agent.py").into_os_string()])
+    // Without a cache of compiled modules beside them.
+    Ok(vec![python, "-B".into(), folder().join(format!("{name}.py")).into_os_string()])
 }
 
 /// Fills a folder under another name and moves it into its place when it is whole, so that neither an interrupted run nor one
 /// at the same time leaves a half.
 async fn install(place: &Path, fill: impl AsyncFnOnce(&Path) -> Result<(), String>) -> Result<(), String> {
-    let part = place.with_extension(format!("part-{}", std::process::id()));
+    // The tests of one process are threads.
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let part = place.with_extension(format!("part-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&part).map_err(|error| format!("{}: {error}", part.display()))?;
     let outcome = fill(&part).await;
     if outcome.is_ok() {
