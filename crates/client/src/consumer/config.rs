@@ -253,11 +253,46 @@ mod tests {
             ("isolation.level", "dirty"),
             ("fetch.max.bytes", "-1"),
             ("on.data.loss", "ignore"),
+            ("check.crcs", "no"),
         ] {
             let error = ConsumerConfig::from_properties([(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
         assert!(ConsumerConfig::from_properties([("fetch.buffer.bytes", "1000")]).is_err());
+    }
+
+    #[test]
+    fn kafkas_names_are_read() {
+        let (config, unknown) = ConsumerConfig::from_properties([
+            ("group.id", "g"),
+            ("auto.offset.reset", "none"),
+            ("isolation.level", "read_committed"),
+            ("check.crcs", "false"),
+            ("fetch.max.wait.ms", "70"),
+            ("fetch.min.bytes", "2"),
+            ("fetch.max.bytes", "8192"),
+            ("max.partition.fetch.bytes", "4096"),
+            ("fetch.buffer.bytes", "300000"),
+            ("client.rack", "r"),
+            ("no.such.name", "x"),
+        ])
+        .unwrap();
+        assert_eq!(unknown, ["no.such.name"]);
+        let expected = ConsumerConfig {
+            group: Some("g".to_owned()),
+            reset: OffsetReset::Error,
+            isolation: Isolation::ReadCommitted,
+            check_crcs: false,
+            max_wait: Duration::from_millis(70),
+            min_bytes: 2,
+            max_bytes: 8192,
+            partition_max_bytes: 4096,
+            buffer_bytes: 300_000,
+            rack: Some("r".to_owned()),
+            ..ConsumerConfig::default()
+        };
+        assert_eq!(config, expected);
+        assert!(ConsumerConfig::default().check_crcs);
     }
 
     #[test]
