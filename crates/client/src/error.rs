@@ -376,6 +376,26 @@ impl std::error::Error for Error {
     }
 }
 
+impl Error {
+    /// Records that cannot be decompressed or read.
+    pub(crate) fn unreadable(error: ProtocolError) -> Self {
+        let text = why_unreadable(&error);
+        let mut error = Self::from(error);
+        error.0.message = text.into();
+        error
+    }
+}
+
+/// Why records cannot be decompressed or read, with the setting that may be in the way.
+pub(crate) fn why_unreadable(error: &ProtocolError) -> String {
+    match error.kind() {
+        ProtocolErrorKind::TooLarge => {
+            format!("{error}, which max_batch_bytes (fetch.max.batch.bytes) sets")
+        }
+        _ => error.to_string(),
+    }
+}
+
 impl From<ProtocolError> for Error {
     fn from(error: ProtocolError) -> Self {
         let kind = match error.kind() {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // clippy knows only marked functions as tests
 
+mod damage;
 mod fake;
 
 use std::future::Future;

@@ -12,6 +12,7 @@ use milena_connector::schema::{OnRecordError, SourceRecord, from_fn};
 use milena_connector::source::builder::FetchSettings;
 use milena_connector::source::{OnOutOfRange, ReaderEvent, RecreatedTopic, SourceReader};
 use milena_testkit::broker::Fault;
+use milena_testkit::damage::wrapper_of_a_damaged_message;
 
 use source_stage::{Dice, Seen, Stage, TOPIC, drain, error, next, random_log, read, split, until_end};
 
@@ -407,4 +408,37 @@ async fn an_error_that_came_between_two_reads_is_told_at_the_next() {
     let error = error(&mut reader, &mut Seen::default()).await;
     let code = error.client().and_then(milena::Error::code);
     assert_eq!(code, Some(ErrorCode::TOPIC_AUTHORIZATION_FAILED), "{error}");
+}
+
+/// What a disk flipped, in a batch or inside of an old wrapper, ends the job: unless checksums were not wanted.
+#[tokio::test(start_paused = true)]
+async fn damage_is_told_with_its_offset_unless_checksums_are_switched_off() {
+    let digits: Vec<String> = (10..20).map(|number| number.to_string()).collect();
+    let digits: Vec<&[u8]> = digits.iter().map(String::as_bytes).collect();
+    let wrapper = wrapper_of_a_damaged_message(Offset(19), &digits, 3).unwrap();
+    for (old, reason) in [(false, "offset 10 is damaged"), (true, "message 3 of the set at offset 19")] {
+        let stage = log(2).await;
+        let mut damaged = stage
+            .broker
+            .with_broker(|broker| broker.log(TOPIC, 0).nth(1))
+            .map(|batch| batch.bytes.to_vec())
+            .unwrap();
+        let digit = damaged.len() - 2;
+        assert_eq!(damaged[digit], b'9');
+        damaged[digit] ^= 1;
+        let damaged = if old { wrapper.clone() } else { damaged.into() };
+        assert!(stage.broker.with_broker(|broker| broker.replace_batch(TOPIC, 0, 10, damaged)));
+        let reader = |check_crcs| {
+            let fetch = FetchSettings { check_crcs, ..FetchSettings::default() };
+            stage.reader_of(stage.builder().fetch(fetch), vec![split(0, 0, Some(20))])
+        };
+        let (mut strict, mut seen) = (reader(FetchSettings::default().check_crcs), Seen::default());
+        let error = error(&mut strict, &mut seen).await;
+        assert!(error.to_string().contains(reason), "{error}");
+        assert_eq!(seen.of(0), (0..10).collect::<Vec<_>>(), "what came before is handed out");
+        assert_eq!(strict.snapshot(1)[0].next_offset, Offset(10), "an error moves nothing");
+        let last = if old { 19 } else { 18 };
+        let all: Vec<i64> = (0..19).chain([last]).collect();
+        assert_eq!(drain(&mut reader(false)).await.of(0), all, "{reason}");
+    }
 }

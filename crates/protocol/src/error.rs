@@ -29,8 +29,10 @@ pub enum ErrorKind {
 /// Bytes that cannot be read, or values that cannot be written.
 ///
 /// One pointer wide. Says what is wrong and, where known, at which byte and in which field.
+#[derive(Clone)]
 pub struct ProtocolError(Box<Fault>);
 
+#[derive(Clone)]
 struct Fault {
     kind: ErrorKind,
     at: Option<usize>,

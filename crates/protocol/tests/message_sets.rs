@@ -478,6 +478,30 @@ fn a_wrapper_that_contradicts_itself_is_refused() {
     }
 }
 
+/// A value that was flipped since the checksum of its message was made, in a wrapper whose own checksum is right.
+#[test]
+fn a_message_whose_checksum_is_wrong_is_read_only_where_inner_checksums_are_skipped() {
+    for format in FORMATS {
+        let magic = format.magic() as u8;
+        let mut inner = message(magic, 0, 0, 1, None, Some(b"good"));
+        inner.extend(message(magic, 1, 0, 1, None, Some(b"bad")));
+        *inner.last_mut().unwrap() ^= 1;
+        let mut batch = only(&wrapper(format, Compression::Gzip, 1, 1, &inner));
+        batch.verify_crc().unwrap();
+        let read = |batch: &RecordBatch| {
+            let records = batch.records().unwrap();
+            let values = records.iter().map(|record| record.map(|record| record.value.unwrap().to_vec()));
+            values.collect::<Vec<_>>()
+        };
+        let [Ok(first), Err(error)] = &read(&batch)[..] else { panic!("{:?}", read(&batch)) };
+        assert_eq!((&first[..], error.kind()), (&b"good"[..], ErrorKind::Crc));
+        assert!(error.to_string().contains("message 1 of the set at offset 1"), "{error}");
+        batch.skip_inner_crcs();
+        let values: Vec<_> = read(&batch).into_iter().map(Result::unwrap).collect();
+        assert_eq!(values, [&b"good"[..], b"bae"]);
+    }
+}
+
 #[test]
 fn a_wrapper_may_hold_as_much_as_the_cap_and_not_a_byte_more() {
     for format in FORMATS {

@@ -60,10 +60,14 @@ pub struct ConsumerConfig {
     /// The most bytes that answers and what they decompress to take in memory, those on their way and those not yet taken, over all
     /// brokers, buffers kept for reuse included. Default 16 MiB. Brokers are asked for less at a time if there are many of them. A batch
     /// that is larger than what a request may bring can exceed it, and the batches that are being decompressed when it is full: one for
-    /// each of at most four threads, and one at a time for an application that keeps what it took and waits for more. So can 64 KiB a broker
-    /// while partitions that are held back fill it and the application waits for others.
+    /// each of at most four threads, and one at a time for an application that keeps what it took and waits for more, each of up to
+    /// `max_batch_bytes`. So can 64 KiB a broker while partitions that are held back fill it and the application waits for others.
     /// Ours: `fetch.buffer.bytes`.
     pub buffer_bytes: usize,
+    /// The most bytes that one compressed batch may decompress to, from 1 to 4 GiB. Default 128 MiB. A batch that holds more is an error
+    /// when its records are looked at, and takes no more memory than this: a few bytes can be made to hold gigabytes. Batches that are
+    /// not compressed have no limit but [`ClientConfig::max_frame`](crate::ClientConfig::max_frame). Ours: `fetch.max.batch.bytes`.
+    pub max_batch_bytes: u32,
     /// Whether [`Consumer::poll`](super::Consumer::poll) also gives parts without records: where the position moved over what may not be
     /// seen (markers, aborted records), and where an answer said that nothing is left. Default `false`.
     pub progress: bool,
@@ -85,6 +89,7 @@ impl Default for ConsumerConfig {
             max_bytes: 2 << 20,
             partition_max_bytes: 1 << 20,
             buffer_bytes: 16 << 20,
+            max_batch_bytes: 128 << 20,
             progress: false,
             rack: None,
         }
@@ -105,6 +110,9 @@ impl ConsumerConfig {
         }
         if self.buffer_bytes < MIN_BUFFER {
             return Err(Error::misuse(format!("buffer_bytes must be at least {MIN_BUFFER}")));
+        }
+        if self.max_batch_bytes == 0 {
+            return Err(Error::misuse("max_batch_bytes must be at least 1"));
         }
         if self.group.as_ref().is_some_and(String::is_empty) {
             return Err(Error::misuse("group is empty").with_remedy("name a group, or set none"));
@@ -129,8 +137,8 @@ impl ConsumerConfig {
         }
     }
 
-    /// Reads settings by the names Kafka's Java consumer uses, and `fetch.buffer.bytes` and `on.data.loss` (`error` or `reset`), which are
-    /// ours. Returns the configuration and the names it did not know, which may belong to the client.
+    /// Reads settings by the names Kafka's Java consumer uses, and `fetch.buffer.bytes`, `fetch.max.batch.bytes` and `on.data.loss` (`error`
+    /// or `reset`), which are ours. Returns the configuration and the names it did not know, which may belong to the client.
     ///
     /// ```
     /// use milena::{ConsumerConfig, OffsetReset};
@@ -180,6 +188,7 @@ impl ConsumerConfig {
                     config.partition_max_bytes = read(name, value, "a number of bytes")?;
                 }
                 "fetch.buffer.bytes" => config.buffer_bytes = read(name, value, "a number of bytes")?,
+                "fetch.max.batch.bytes" => config.max_batch_bytes = read(name, value, "a number of bytes")?,
                 "client.rack" => config.rack = Some(value.to_owned()).filter(|rack| !rack.is_empty()),
                 _ => unknown.push(name.to_owned()),
             }
@@ -253,11 +262,50 @@ mod tests {
             ("isolation.level", "dirty"),
             ("fetch.max.bytes", "-1"),
             ("on.data.loss", "ignore"),
+            ("check.crcs", "no"),
+            ("fetch.max.batch.bytes", "4294967296"),
         ] {
             let error = ConsumerConfig::from_properties([(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
         assert!(ConsumerConfig::from_properties([("fetch.buffer.bytes", "1000")]).is_err());
+        assert!(ConsumerConfig::from_properties([("fetch.max.batch.bytes", "0")]).is_err());
+    }
+
+    #[test]
+    fn kafkas_names_are_read() {
+        let (config, unknown) = ConsumerConfig::from_properties([
+            ("group.id", "g"),
+            ("auto.offset.reset", "none"),
+            ("isolation.level", "read_committed"),
+            ("check.crcs", "false"),
+            ("fetch.max.wait.ms", "70"),
+            ("fetch.min.bytes", "2"),
+            ("fetch.max.bytes", "8192"),
+            ("max.partition.fetch.bytes", "4096"),
+            ("fetch.buffer.bytes", "300000"),
+            ("fetch.max.batch.bytes", "5000"),
+            ("client.rack", "r"),
+            ("no.such.name", "x"),
+        ])
+        .unwrap();
+        assert_eq!(unknown, ["no.such.name"]);
+        let expected = ConsumerConfig {
+            group: Some("g".to_owned()),
+            reset: OffsetReset::Error,
+            isolation: Isolation::ReadCommitted,
+            check_crcs: false,
+            max_wait: Duration::from_millis(70),
+            min_bytes: 2,
+            max_bytes: 8192,
+            partition_max_bytes: 4096,
+            buffer_bytes: 300_000,
+            max_batch_bytes: 5000,
+            rack: Some("r".to_owned()),
+            ..ConsumerConfig::default()
+        };
+        assert_eq!(config, expected);
+        assert!(ConsumerConfig::default().check_crcs);
     }
 
     #[test]

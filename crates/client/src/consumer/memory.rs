@@ -3,13 +3,12 @@
 //! A frame is a buffer and its charge: whoever drops the last reference to any part of it gives both back. A request reserves what its
 //! answer may take before it goes out, so the answers of all brokers together stay within the limit; only a single batch that is larger
 //! than a request's limit may exceed it. What a batch decompresses to is known when it is done, so it is charged then, and none is begun
-//! while there is no room: each thread may exceed the limit by the batch at hand. Buffers that wait to be used again take what is left.
+//! while there is no room: each thread may exceed the limit by the batch at hand, which has a limit of its own. Buffers that wait to be used again take what is left.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use milena_protocol::compression::DEFAULT_MAX_DECOMPRESSED;
 use milena_protocol::error::ProtocolError;
 use milena_protocol::records::{RecordBatch, Records};
 use tokio::sync::Notify;
@@ -114,7 +113,7 @@ impl Memory {
         };
         let out = used.unwrap_or_default();
         self.idle.fetch_sub(out.capacity(), Ordering::AcqRel);
-        batch.records_in(DEFAULT_MAX_DECOMPRESSED, out, |mut buffer| {
+        batch.records_in(batch.max_decompressed(), out, |mut buffer| {
             // Records are kept for a while, so memory that was taken in vain goes back.
             if buffer.capacity() / 2 > buffer.len() {
                 buffer.shrink_to_fit();

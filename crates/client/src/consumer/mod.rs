@@ -50,7 +50,7 @@ pub use part::{BatchRecords, PartitionIter, PartitionRecords};
 pub use records::{ConsumerRecord, RecordRef, RecordStream};
 
 use crate::client::Client;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, why_unreadable};
 use crate::group::CommittedOffset;
 use crate::offsets::{ListedOffset, OffsetSpec};
 use commit::Commits;
@@ -449,7 +449,7 @@ impl Consumer {
                     let mut state = self.shared.state();
                     state.cursors.on_moved(ended.ticket, ended.position);
                     if let Some(error) = ended.broken {
-                        let text = Arc::from(error.to_string());
+                        let text = Arc::from(why_unreadable(&error));
                         state.cursors.on_broken(now(), ended.ticket, ended.position, text);
                         self.shared.settle(&mut state);
                     }

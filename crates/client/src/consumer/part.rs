@@ -10,6 +10,7 @@ use milena_protocol::records::{BatchRef, Record, RecordBatch, RecordIter, Record
 use milena_protocol::types::{LeaderEpoch, Offset, TopicPartition};
 
 use super::memory::Memory;
+use super::read::Reading;
 use crate::error::{Error, Result};
 
 /// Records of one partition, in offset order: only what an application may see, checked, and decoded as they are looked at. They borrow
@@ -53,25 +54,19 @@ pub(super) struct Shown {
 pub(super) struct Packed {
     at: usize,
     batch: RecordBatch,
-    /// Decompressed, or not yet.
-    records: OnceLock<Records>,
+    /// Decompressed, or not yet; or why it cannot be, so that a bomb is met once.
+    records: OnceLock<std::result::Result<Records, ProtocolError>>,
 }
 
 impl Packed {
     /// Decompresses it; how many bytes that gave. What cannot be decompressed is told when it is looked at.
     pub(super) fn unpack(&self, memory: &Arc<Memory>) -> usize {
-        match memory.unpack(&self.batch) {
-            Ok(records) => self.records.get_or_init(|| records).buffer().len(),
-            Err(_) => 0,
-        }
+        let records = self.records.get_or_init(|| memory.unpack(&self.batch));
+        records.as_ref().map_or(0, |records| records.buffer().len())
     }
 
     pub(super) fn records(&self) -> std::result::Result<&Records, ProtocolError> {
-        if let Some(records) = self.records.get() {
-            return Ok(records);
-        }
-        let records = self.batch.records()?;
-        Ok(self.records.get_or_init(|| records))
+        self.records.get_or_init(|| self.batch.records()).as_ref().map_err(Clone::clone)
     }
 }
 
@@ -97,10 +92,11 @@ impl Shown {
         }
     }
 
-    /// Keeps a compressed batch that was pushed. `check_crcs`: of messages inside of it.
-    pub(super) fn push_packed(&mut self, at: usize, batch: &BatchRef<'_>, check_crcs: bool) {
+    /// Keeps a compressed batch that was pushed.
+    pub(super) fn push_packed(&mut self, at: usize, batch: &BatchRef<'_>, reading: Reading) {
         let mut batch = batch.share(&self.bytes);
-        if !check_crcs {
+        batch.set_max_decompressed(reading.max_batch_bytes);
+        if !reading.check_crcs {
             batch.skip_inner_crcs();
         }
         self.packed.push(Packed { at, batch, records: OnceLock::new() });
@@ -357,7 +353,7 @@ impl PartitionRecords {
     }
 
     pub(super) fn unreadable(&self, error: ProtocolError) -> Error {
-        Error::from(error).with_topic_partition(&self.tp)
+        Error::unreadable(error).with_topic_partition(&self.tp)
     }
 }
 
@@ -494,6 +490,7 @@ mod tests {
     use super::*;
     use milena_protocol::compression::Compression;
     use milena_protocol::records::{BatchBuilder, BatchIdentity, BatchOptions, batches, set_base_offset};
+    use milena_protocol::types::Isolation;
     use proptest::prelude::*;
 
     /// Batches of two records each, compressed or not, seen or not.
@@ -510,6 +507,8 @@ mod tests {
             log.extend_from_slice(&batch);
         }
         let mut shown = Shown::new(Bytes::from(log));
+        let reading =
+            Reading { isolation: Isolation::ReadUncommitted, check_crcs: true, max_batch_bytes: 1000 };
         let (bytes, mut at) = (shown.bytes.clone(), 0);
         for (batch, &(packed, seen)) in batches(bytes).zip(kinds) {
             let batch = batch.unwrap();
@@ -517,7 +516,7 @@ mod tests {
             if seen {
                 shown.push(at..end);
                 if packed {
-                    shown.push_packed(at, &batch.borrowed(), true);
+                    shown.push_packed(at, &batch.borrowed(), reading);
                 }
             }
             at = end;

@@ -38,6 +38,8 @@ pub(super) struct RawPart {
 pub(super) struct Reading {
     pub(super) isolation: Isolation,
     pub(super) check_crcs: bool,
+    /// What a batch may decompress to.
+    pub(super) max_batch_bytes: usize,
 }
 
 /// An answer that was handled.
@@ -201,7 +203,7 @@ impl RawPart {
                     if verdict == Verdict::Show {
                         shown.push(at..news.len() - rest.len());
                         if batch.compression() != Compression::None {
-                            shown.push_packed(at, &batch, reading.check_crcs);
+                            shown.push_packed(at, &batch, reading);
                         }
                     }
                 }

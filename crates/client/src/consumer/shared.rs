@@ -95,7 +95,11 @@ impl Shared {
     }
 
     pub(super) fn reading(&self) -> Reading {
-        Reading { isolation: self.config.isolation, check_crcs: self.config.check_crcs }
+        Reading {
+            isolation: self.config.isolation,
+            check_crcs: self.config.check_crcs,
+            max_batch_bytes: self.config.max_batch_bytes as usize,
+        }
     }
 
     /// Puts parts into the application's queue, or throws them away if they are not wanted any more.
@@ -284,8 +288,9 @@ fn failed(failure: &Failure) -> Error {
         }
         Reason::OutOfRange { .. } => Error::new(ErrorKind::DataLoss, text)
             .with_remedy("the log lost records, or the topic was made anew; seek to read on"),
-        Reason::Unreadable(_) => Error::peer(text)
-            .with_remedy("the records are damaged in the broker's log; seek behind them to leave them out"),
+        Reason::Unreadable(_) => Error::peer(text).with_remedy(
+            "the records cannot be read as they lie in the broker's log; seek behind them to leave them out",
+        ),
         Reason::NoStart => Error::broker_code(ErrorCode::OFFSET_OUT_OF_RANGE, Some(&text))
             .with_remedy("seek, or set auto.offset.reset to earliest or latest"),
         Reason::Connection(_) | Reason::Lookup(_) => Error::new(ErrorKind::Io, text),

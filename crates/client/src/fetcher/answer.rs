@@ -171,6 +171,7 @@ fn read_batches(
     for batch in batches(records) {
         let checked = batch.map_err(Error::from).and_then(|mut batch| {
             check_batch(&batch, end)?;
+            batch.set_max_decompressed(options.max_batch_bytes as usize);
             if options.check_crcs {
                 batch.verify_crc()?;
             } else {

@@ -110,7 +110,7 @@ impl Fetched {
     }
 
     fn unreadable(&self, error: ProtocolError) -> Error {
-        Error::from(error).with_topic_partition(&self.tp)
+        Error::unreadable(error).with_topic_partition(&self.tp)
     }
 }
 
@@ -131,7 +131,9 @@ impl<'a> Iterator for VisibleBatches<'a> {
             let batch = self.batches.next()?;
             let head = match BatchHead::of(&batch.borrowed()) {
                 Ok(head) => head,
-                Err(error) => return Some(Err(self.fetched.unreadable(error))),
+                Err(error) => {
+                    return Some(Err(Error::from(error).with_topic_partition(&self.fetched.tp)));
+                }
             };
             if self.filter.handle_batch(&head) == Verdict::Show {
                 return Some(Ok(batch));

@@ -75,6 +75,9 @@ pub struct FetchOptions {
     pub isolation: Isolation,
     /// Whether the checksum of each batch is verified. Default `true`. Kafka: `check.crcs`.
     pub check_crcs: bool,
+    /// The most bytes that one compressed batch may decompress to. Default 128 MiB. A batch that holds more is an error when its records
+    /// are looked at, and takes no more memory than this. As [`ConsumerConfig::max_batch_bytes`](crate::ConsumerConfig::max_batch_bytes).
+    pub max_batch_bytes: u32,
 }
 
 impl Default for FetchOptions {
@@ -86,6 +89,7 @@ impl Default for FetchOptions {
             partition_max_bytes: 1 << 20,
             isolation: Isolation::ReadUncommitted,
             check_crcs: true,
+            max_batch_bytes: 128 << 20,
         }
     }
 }

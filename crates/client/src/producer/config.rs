@@ -116,7 +116,8 @@ pub struct ProducerConfig {
     /// The codec. Default none. Brokers before 2.1 cannot store zstd: records fail with
     /// [`Unsupported`](crate::ErrorKind::Unsupported) there. Kafka: `compression.type`.
     pub compression: Compression,
-    /// The codec's level; `None`, the default, is the codec's own. Kafka: `compression.gzip.level` and so on.
+    /// The codec's level; `None`, the default, is the codec's own. Levels of lz4 are accepted and change nothing: it has one way to compress
+    /// here. Kafka: `compression.gzip.level` and so on.
     pub compression_level: Option<i32>,
     /// Chooses the partition of a record that names none.
     pub partitioner: Partitioner,

@@ -78,7 +78,7 @@ const SECURITY: [&str; 73] = [
 ];
 
 /// The other settings of Kafka's Java clients, our own, and those of librdkafka that are taken here.
-const OTHER: [&str; 80] = [
+const OTHER: [&str; 81] = [
     "acks",
     "allow.auto.create.topics",
     "api.version.request",
@@ -106,6 +106,7 @@ const OTHER: [&str; 80] = [
     "enable.metrics.push",
     "exclude.internal.topics",
     "fetch.buffer.bytes",
+    "fetch.max.batch.bytes",
     "fetch.max.bytes",
     "fetch.max.wait.ms",
     "fetch.min.bytes",

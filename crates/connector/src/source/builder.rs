@@ -80,8 +80,11 @@ pub struct FetchSettings {
     pub check_crcs: bool,
     /// The most bytes that a reader's answers and what they decompress to take in memory, those on their way and those not handed out, over
     /// all brokers; when reached, it stops fetching until the job caught up. See [`ConsumerConfig::buffer_bytes`](milena::ConsumerConfig)
-    /// for the little that may exceed it. Less than 256 KiB counts as that. Default 16 MiB.
+    /// for the little that may exceed it. Less than 256 KiB counts as that. Default 16 MiB. Ours: `fetch.buffer.bytes`.
     pub prefetch_bytes: usize,
+    /// The most bytes that one compressed batch may decompress to. Default 128 MiB. A batch that holds more ends the job, and takes no more
+    /// memory than this. Ours: `fetch.max.batch.bytes`.
+    pub max_batch_bytes: u32,
 }
 
 impl Default for FetchSettings {
@@ -93,6 +96,7 @@ impl Default for FetchSettings {
             partition_max_bytes: 1 << 20,
             check_crcs: true,
             prefetch_bytes: 16 << 20,
+            max_batch_bytes: 128 << 20,
         }
     }
 }
@@ -583,9 +587,10 @@ impl<T: Send + 'static> KafkaSourceBuilder<T> {
         if self.watermark_interval.is_zero()
             || self.fetch.prefetch_bytes == 0
             || self.fetch.partition_max_bytes == 0
+            || self.fetch.max_batch_bytes == 0
         {
             return misuse(
-                "watermark_interval, prefetch_bytes and partition_max_bytes must be more than zero",
+                "watermark_interval, prefetch_bytes, partition_max_bytes and max_batch_bytes must be more than zero",
             );
         }
         Ok(())

@@ -185,10 +185,15 @@ impl<T: Send + 'static> KafkaSourceBuilder<T> {
             ("fetch.min.bytes", &mut fetch.min_bytes),
             ("fetch.max.bytes", &mut fetch.max_bytes),
             ("max.partition.fetch.bytes", &mut fetch.partition_max_bytes),
+            ("fetch.max.batch.bytes", &mut fetch.max_batch_bytes),
         ] {
             if let Some(bytes) = read.number(name)? {
                 *setting = u32::try_from(bytes).map_err(|_| misuse(format!("{name} is {bytes}")))?;
             }
+        }
+        if let Some(bytes) = read.number("fetch.buffer.bytes")? {
+            fetch.prefetch_bytes =
+                usize::try_from(bytes).map_err(|_| misuse(format!("fetch.buffer.bytes is {bytes}")))?;
         }
         if let Some(check) = read.flag("check.crcs")? {
             fetch.check_crcs = check;
@@ -281,6 +286,7 @@ mod tests {
     use super::*;
     use crate::schema::StringDeserializer;
     use crate::source::KafkaSource;
+    use crate::source::builder::FetchSettings;
 
     fn read(properties: &[(&str, &str)]) -> Result<(KafkaSource<String>, Vec<String>)> {
         let all = [("bootstrap.servers", "a:1")].iter().chain(properties);
@@ -300,7 +306,12 @@ mod tests {
             ("enable.auto.commit", "true"),
             ("auto.commit.interval.ms", "700"),
             ("fetch.max.wait.ms", "70"),
+            ("fetch.min.bytes", "2"),
+            ("fetch.max.bytes", "8192"),
             ("max.partition.fetch.bytes", "4096"),
+            ("check.crcs", "false"),
+            ("fetch.buffer.bytes", "300000"),
+            ("fetch.max.batch.bytes", "5000"),
             ("partition.discovery.interval.ms", "30000"),
             ("client.id.prefix", "me"),
             ("client.rack", "r"),
@@ -315,7 +326,10 @@ mod tests {
         assert_eq!(source.isolation(), Isolation::ReadUncommitted);
         assert_eq!(settings.commits, CommitMode::Periodic(Duration::from_millis(700)));
         assert_eq!(settings.fetch.max_wait, Duration::from_millis(70));
+        assert_eq!((settings.fetch.min_bytes, settings.fetch.max_bytes), (2, 8192));
         assert_eq!(settings.fetch.partition_max_bytes, 4096);
+        assert_eq!((settings.fetch.prefetch_bytes, settings.fetch.max_batch_bytes), (300_000, 5000));
+        assert!(!settings.fetch.check_crcs && FetchSettings::default().check_crcs);
         assert_eq!(settings.rack.as_ref().and_then(|rack| rack()).as_deref(), Some("r"));
         assert_eq!(settings.enumerator.discovery, Discovery::Every(Duration::from_secs(30)));
         assert_eq!((settings.client.client_id.as_str(), settings.client.bootstrap.len()), ("me", 1));
@@ -362,6 +376,10 @@ mod tests {
             vec![(mode, "specific-offsets"), ("scan.startup.specific-offsets", "1:42")],
             vec![("auto.offset.reset", "maybe")],
             vec![("enable.auto.commit", "1")],
+            vec![("check.crcs", "no")],
+            vec![("fetch.buffer.bytes", "-1")],
+            vec![("fetch.max.batch.bytes", "0")],
+            vec![("fetch.max.batch.bytes", "4294967296")],
             vec![("topic-pattern", "t.*")],
             vec![("partition.discovery.interval.ms", "soon")],
         ] {

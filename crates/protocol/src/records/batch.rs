@@ -24,6 +24,8 @@ pub struct RecordBatch {
     header: BatchHeader,
     /// Whether messages inside a wrapper are held against their own checksums.
     inner_crcs: bool,
+    /// What it may decompress to, in bytes.
+    most: usize,
 }
 
 impl RecordBatch {
@@ -40,7 +42,12 @@ impl RecordBatch {
         match measure(bytes)? {
             Some(whole) => {
                 let header = BatchHeader::parse(bytes)?;
-                Ok(Some(Self { bytes: bytes.split_to(whole), header, inner_crcs: true }))
+                Ok(Some(Self {
+                    bytes: bytes.split_to(whole),
+                    header,
+                    inner_crcs: true,
+                    most: DEFAULT_MAX_DECOMPRESSED,
+                }))
             }
             None => {
                 bytes.advance(bytes.len());
@@ -79,11 +86,23 @@ impl RecordBatch {
         self.inner_crcs = false;
     }
 
+    /// Lets the records decompress to so many bytes at most; at first it is [`DEFAULT_MAX_DECOMPRESSED`].
+    pub fn set_max_decompressed(&mut self, max: usize) {
+        self.most = max;
+    }
+
+    /// What the records may decompress to, in bytes.
+    #[must_use]
+    pub fn max_decompressed(&self) -> usize {
+        self.most
+    }
+
     /// What the batch says if it is a control batch; `None` for a batch of users' records, and for a control
     /// batch that compaction has emptied.
     ///
     /// # Errors
-    /// As [`records`](Self::records), and `Malformed` for a control record that cannot be read.
+    /// As [`records`](Self::records), and `Malformed` for a control record that cannot be read; `TooLarge` for a
+    /// compressed one that holds more than 64 KiB.
     pub fn control(&self) -> Result<Option<ControlRecord>> {
         self.borrowed().control()
     }
@@ -94,14 +113,14 @@ impl RecordBatch {
         BatchRef { bytes: &self.bytes, header: self.header }
     }
 
-    /// The records, decompressed if need be up to [`DEFAULT_MAX_DECOMPRESSED`] bytes. Control batches have records
-    /// too: skip them by [`is_control`](BatchHeader::is_control).
+    /// The records, decompressed if need be up to [`max_decompressed`](Self::max_decompressed) bytes. Control batches
+    /// have records too: skip them by [`is_control`](BatchHeader::is_control).
     ///
     /// # Errors
     /// `Codec` if they do not decompress, `TooLarge` if they decompress to more; `Malformed` for a wrapper without
     /// messages, or whose messages do not fit its offset.
     pub fn records(&self) -> Result<Records> {
-        self.records_capped(DEFAULT_MAX_DECOMPRESSED)
+        self.records_capped(self.most)
     }
 
     /// [`records`](Self::records) with a limit of one's own for the decompressed size, in bytes. Records that are
@@ -227,7 +246,7 @@ impl<'a> BatchRef<'a> {
         let first = match self.plain_records() {
             Some(mut records) => records.next().map(|record| ControlRecord::parse(&record?)),
             None => {
-                let records = self.share(&Bytes::new()).records()?;
+                let records = self.share(&Bytes::new()).records_capped(MAX_CONTROL)?;
                 records.iter().next().map(|record| ControlRecord::parse(&record?))
             }
         };
@@ -237,7 +256,12 @@ impl<'a> BatchRef<'a> {
     /// The same batch as a share of the buffer that it lies in. Of another buffer it becomes a copy.
     #[must_use]
     pub fn share(&self, buffer: &Bytes) -> RecordBatch {
-        RecordBatch { bytes: share(buffer, self.bytes), header: self.header, inner_crcs: true }
+        RecordBatch {
+            bytes: share(buffer, self.bytes),
+            header: self.header,
+            inner_crcs: true,
+            most: DEFAULT_MAX_DECOMPRESSED,
+        }
     }
 }
 
@@ -254,6 +278,9 @@ impl fmt::Debug for BatchRef<'_> {
         describe(f, "BatchRef", &self.header, self.bytes.len())
     }
 }
+
+/// What a control batch may decompress to. Its records have a few bytes, and brokers compress none of them.
+const MAX_CONTROL: usize = 64 * 1024;
 
 #[inline]
 fn verify_crc(header: &BatchHeader, bytes: &[u8]) -> Result<()> {

@@ -152,6 +152,12 @@ impl Broker {
         self.topics.partition_mut(topic, partition).map(|log| log.truncate(offset)).is_some()
     }
 
+    /// Puts these bytes, as they are, in the place of the batch that holds an offset: what a disk does that flips a bit, or what the broker
+    /// would not have taken. False if there is none.
+    pub fn replace_batch(&mut self, topic: &str, partition: i32, offset: i64, bytes: Bytes) -> bool {
+        self.topics.partition_mut(topic, partition).is_some_and(|log| log.replace(offset, bytes))
+    }
+
     /// Begins a new leader epoch, as an election does. False if there is no such partition.
     pub fn bump_leader_epoch(&mut self, topic: &str, partition: i32) -> bool {
         self.touched = true;

@@ -361,6 +361,20 @@ impl PartitionLog {
         self.aborted.retain(|aborted| aborted.last >= offset);
     }
 
+    /// Puts bytes in the place of the batch that holds an offset. False if there is none.
+    pub(crate) fn replace(&mut self, offset: i64, bytes: Bytes) -> bool {
+        let index = self.locate(offset);
+        let mut rest = self.batches.range_mut(index.min(self.batches.len())..);
+        let Some(stored) = rest.next().filter(|stored| stored.base <= offset) else { return false };
+        let before = stored.bytes.len() as u64;
+        let after = bytes.len() as u64;
+        stored.bytes = bytes;
+        let moved = |position: u64| (position + after).saturating_sub(before);
+        rest.for_each(|stored| stored.position = moved(stored.position));
+        self.written = moved(self.written);
+        true
+    }
+
     /// Cuts the log at an offset, as an unclean leader election does, and begins a new leader epoch. What is known of
     /// producers and transactions is read again from what is left.
     pub(crate) fn truncate(&mut self, offset: i64) {

@@ -255,6 +255,7 @@ impl<T> crate::source::builder::SourceSettings<T> {
             max_bytes: fetch.max_bytes,
             partition_max_bytes: fetch.partition_max_bytes,
             buffer_bytes: fetch.prefetch_bytes.max(LEAST_BUFFER),
+            max_batch_bytes: fetch.max_batch_bytes,
             progress: true,
             rack: self.rack.as_ref().and_then(|rack| rack()).filter(|rack| !rack.is_empty()),
             ..ConsumerConfig::default()
@@ -336,9 +337,13 @@ mod tests {
 
     #[test]
     fn a_small_buffer_counts_as_the_least_that_works() {
-        let fetch = crate::source::builder::FetchSettings { prefetch_bytes: 1, ..Default::default() };
+        let fetch = crate::source::builder::FetchSettings {
+            prefetch_bytes: 1,
+            max_batch_bytes: 2,
+            ..Default::default()
+        };
         let config = builder().fetch(fetch).build().unwrap().settings().consumer();
-        assert_eq!(config.buffer_bytes, LEAST_BUFFER);
+        assert_eq!((config.buffer_bytes, config.max_batch_bytes), (LEAST_BUFFER, 2));
         config.validate().unwrap();
     }
 }
