@@ -23,6 +23,10 @@ Examples:
   milena copy -b localhost:9092 --from '/orders-.*/' --to all-orders --checkpoint-dir ./all-orders
   milena copy -b localhost:9092 --from orders --to sample --delivery none --start latest
   milena copy -b localhost:9092 --from orders --to again --start offsets:orders/0=100,orders/1=250 --until-end
+  milena copy -b localhost:9092 --from orders --to saved --until-end -X check.crcs=false -X compression.type=zstd
+
+Properties (-X, -F) of a producer are taken for what is written. For what is read: check.crcs, client.rack, isolation.level (read_committed
+by default), max.partition.fetch.bytes and fetch.*.
 
 The output topic needs as many partitions as the input: records keep theirs. Ctrl-C stops with a last checkpoint.";
 

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{broker, command, finish, lines, run, run_with_input, signal, sorted, until, values};
+use milena::Offset;
+use milena_testkit::damage::bomb;
 use milena_testkit::listen::EmbeddedBroker;
 
 /// Checkpoints in a directory.
@@ -204,4 +206,82 @@ async fn a_topic_that_appears_later_is_copied_too() {
     signal(&child, "INT").await;
     finish(child).await.expect(0);
     assert_eq!(values(&b, "out").await, sorted(0..20, ""));
+}
+
+/// Properties of producers reach what is written, those of consumers what is read, and what neither knows is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn properties_reach_the_source_and_the_sink() {
+    const FETCH: i16 = 1;
+    let (broker, b) = broker(&[("in", 1), ("out", 1)]).await;
+    let to_in = ["produce", "-b", &b, "-t", "in", "-X", "batch.size=256"];
+    let input: String = (0..40).map(|number| format!("{number:0150}\n")).collect();
+    run_with_input(&to_in, input.as_bytes()).await.expect(0);
+    assert_eq!(broker.with_broker(|broker| broker.log("in", 0).count()), 40, "two do not fit into a batch");
+    let written_as_38 = async || values(&b, "out").await.iter().filter(|value| value.ends_with("38")).count();
+    let copy = async |more: &[&str]| {
+        let fetches = broker.with_broker(|broker| broker.requests(FETCH));
+        let args = ["copy", "-b", &b, "--from", "in", "--to", "out", "--delivery", "none", "--until-end"];
+        let ended = run(&[&args[..], more].concat()).await;
+        (ended, broker.with_broker(|broker| broker.requests(FETCH)) - fetches)
+    };
+
+    let (ended, fetches) = copy(&[]).await;
+    assert!(ended.expect(0).stderr.contains("copied 40 records") && fetches < 40, "{fetches} fetches");
+    let (ended, fetches) = copy(&["-X", "fetch.max.bytes=1", "-X", "compression.type=gzip"]).await;
+    let ended = ended.expect(0);
+    assert!(ended.stderr.contains("copied 40 records") && !ended.stderr.contains("WARN"), "{ended:?}");
+    assert!(fetches >= 40, "{fetches} fetches, each with more than a batch");
+
+    // The disk flips a bit of "39".
+    let last = broker.with_broker(|broker| broker.log("in", 0).last()).unwrap();
+    let mut damaged = last.bytes.to_vec();
+    let digit = damaged.len() - 2;
+    damaged[digit] ^= 1;
+    assert!(broker.with_broker(|broker| broker.replace_batch("in", 0, 39, damaged.into())));
+    let (ended, _) = copy(&[]).await;
+    assert!(ended.expect(1).message().contains("offset 39 is damaged"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "check.crcs=false\ngroup.id=of-an-application\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    for how in [["-X", "check.crcs=false"], ["-F", path]] {
+        let before = written_as_38().await;
+        let ended = copy(&how).await.0.expect(0);
+        assert!(ended.stderr.contains("copied 40 records") && !ended.stderr.contains("WARN"), "{ended:?}");
+        assert_eq!(written_as_38().await, before + 2, "once as it was written, once as it lies there");
+    }
+
+    let ended = copy(&["-X", "max.poll.records=5"]).await.0;
+    assert!(ended.stderr.contains("no use for this property"), "{ended:?}");
+    let ended = copy(&["-X", "fetch.max.byte=1"]).await.0.expect(2);
+    assert!(ended.message().contains("did you mean fetch.max.bytes?"), "{ended:?}");
+    let ended = copy(&["-X", "check.crcs=no"]).await.0.expect(2);
+    assert!(ended.message().contains("check.crcs"), "{ended:?}");
+}
+
+/// What lies in the log is read as it is told to be: by its checksum or not, and up to the size that is set.
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_that_cannot_be_read_say_which_setting_reads_them() {
+    let (broker, b) = broker(&[("in", 1), ("out", 1)]).await;
+    produce(&b, "in", 0..1).await;
+    let whole = broker.with_broker(|broker| broker.log("in", 0).next()).unwrap().bytes;
+    let mut flipped = whole.to_vec();
+    let digit = flipped.len() - 2;
+    flipped[digit] ^= 1;
+    let bomb = bomb(Offset(0), 500_000).unwrap();
+    let copy = ["copy", "-b", &b, "--from", "in", "--to", "out", "--delivery", "none", "--until-end"];
+    let consume = ["consume", "-b", &b, "-t", "in", "-e"];
+    for (batch, refuses, reads, reason) in [
+        (flipped.into(), "check.crcs=true", "check.crcs=false", "offset 0 is damaged"),
+        (bomb, "fetch.max.batch.bytes=1000", "fetch.max.batch.bytes=500100", "fetch.max.batch.bytes"),
+    ] {
+        assert!(broker.with_broker(|broker| broker.replace_batch("in", 0, 0, batch)));
+        for command in [&copy[..], &consume] {
+            let refused = run(&[command, &["-X", refuses]].concat()).await.expect(1);
+            assert!(refused.message().contains(reason), "{refused:?}");
+            run(&[command, &["-X", reads]].concat()).await.expect(0);
+        }
+    }
+    let written =
+        broker.with_broker(|broker| broker.log("out", 0).map(|batch| batch.bytes.len()).sum::<usize>());
+    assert!(written > 500_000, "{written}");
 }

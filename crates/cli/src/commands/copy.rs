@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use milena::{Client, Isolation};
+use milena::{Client, ConsumerConfig};
 use milena_connector::checkpoint::Storage;
 use milena_connector::runtime::{CheckpointConfig, Job, JobConfig, JobControl, JobMetrics, JobReport};
 use milena_connector::schema::{Emit, OwnedKafkaRecord, RecordDeserializer, SinkRecord, serialize_with};
 use milena_connector::sink::{Delivery, KafkaSink};
+use milena_connector::source::builder::FetchSettings;
 use milena_connector::source::{KafkaSource, OffsetReset, Pattern, StartFrom, StopAt};
 
 use crate::args::{Copy, DeliveryArg, Format, Global};
@@ -22,7 +23,7 @@ const METRICS_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs the command until the end, a signal, or an error.
 pub(crate) async fn run(global: &Global, args: Copy) -> anyhow::Result<()> {
-    let (client, producer) = connect::producer_config(global, &args.cluster)?;
+    let (client, producer, consumer) = connect::copy_config(global, &args.cluster)?;
     let topics = Topics::parse(&args.from)?;
     check(&Client::connect(client.clone()).await.context("cannot connect")?, &topics, &args.to, global)
         .await?;
@@ -35,13 +36,17 @@ pub(crate) async fn run(global: &Global, args: Copy) -> anyhow::Result<()> {
     let mut source = KafkaSource::<OwnedKafkaRecord>::builder()
         .client(client.clone())
         .start(start(&args))
-        .isolation(Isolation::ReadCommitted)
+        .isolation(consumer.isolation)
+        .fetch(fetching(&consumer))
         .discovery_interval(Some(args.discovery_interval))
         .deserializer(RecordDeserializer::new());
     source = match &topics {
         Topics::List(names) => source.topics(names),
         Topics::Matching(expression, _) => source.topic_pattern(expression),
     };
+    if let Some(rack) = consumer.rack {
+        source = source.rack(rack);
+    }
     if let Some(group) = &args.group {
         source = source.group_id(group);
     }
@@ -158,6 +163,18 @@ fn start(args: &Copy) -> StartFrom {
             offsets: offsets.iter().cloned().collect::<BTreeMap<_, _>>(),
             or: OffsetReset::Earliest,
         },
+    }
+}
+
+fn fetching(consumer: &ConsumerConfig) -> FetchSettings {
+    FetchSettings {
+        max_wait: consumer.max_wait,
+        min_bytes: consumer.min_bytes,
+        max_bytes: consumer.max_bytes,
+        partition_max_bytes: consumer.partition_max_bytes,
+        check_crcs: consumer.check_crcs,
+        prefetch_bytes: consumer.buffer_bytes,
+        max_batch_bytes: consumer.max_batch_bytes,
     }
 }
 
