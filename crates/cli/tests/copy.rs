@@ -8,6 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{broker, command, finish, lines, run, run_with_input, signal, sorted, until, values};
+use milena::Offset;
+use milena_testkit::damage::bomb;
 use milena_testkit::listen::EmbeddedBroker;
 
 /// Checkpoints in a directory.
@@ -254,4 +256,32 @@ async fn properties_reach_the_source_and_the_sink() {
     assert!(ended.message().contains("did you mean fetch.max.bytes?"), "{ended:?}");
     let ended = copy(&["-X", "check.crcs=no"]).await.0.expect(2);
     assert!(ended.message().contains("check.crcs"), "{ended:?}");
+}
+
+/// What lies in the log is read as it is told to be: by its checksum or not, and up to the size that is set.
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_that_cannot_be_read_say_which_setting_reads_them() {
+    let (broker, b) = broker(&[("in", 1), ("out", 1)]).await;
+    produce(&b, "in", 0..1).await;
+    let whole = broker.with_broker(|broker| broker.log("in", 0).next()).unwrap().bytes;
+    let mut flipped = whole.to_vec();
+    let digit = flipped.len() - 2;
+    flipped[digit] ^= 1;
+    let bomb = bomb(Offset(0), 500_000).unwrap();
+    let copy = ["copy", "-b", &b, "--from", "in", "--to", "out", "--delivery", "none", "--until-end"];
+    let consume = ["consume", "-b", &b, "-t", "in", "-e"];
+    for (batch, refuses, reads, reason) in [
+        (flipped.into(), "check.crcs=true", "check.crcs=false", "offset 0 is damaged"),
+        (bomb, "fetch.max.batch.bytes=1000", "fetch.max.batch.bytes=500100", "fetch.max.batch.bytes"),
+    ] {
+        assert!(broker.with_broker(|broker| broker.replace_batch("in", 0, 0, batch)));
+        for command in [&copy[..], &consume] {
+            let refused = run(&[command, &["-X", refuses]].concat()).await.expect(1);
+            assert!(refused.message().contains(reason), "{refused:?}");
+            run(&[command, &["-X", reads]].concat()).await.expect(0);
+        }
+    }
+    let written =
+        broker.with_broker(|broker| broker.log("out", 0).map(|batch| batch.bytes.len()).sum::<usize>());
+    assert!(written > 500_000, "{written}");
 }

@@ -82,8 +82,7 @@ pub struct FetchSettings {
     /// all brokers; when reached, it stops fetching until the job caught up. See [`ConsumerConfig::buffer_bytes`](milena::ConsumerConfig)
     /// for the little that may exceed it. Less than 256 KiB counts as that. Default 16 MiB. Ours: `fetch.buffer.bytes`.
     pub prefetch_bytes: usize,
-    /// The most bytes that one compressed batch may decompress to. Default 128 MiB. A batch that holds more ends the job, and takes no more
-    /// memory than this. Ours: `fetch.max.batch.bytes`.
+    /// The most bytes that one batch may decompress to; more ends the job. Default 128 MiB. Ours: `fetch.max.batch.bytes`.
     pub max_batch_bytes: u32,
 }
 
@@ -589,9 +588,7 @@ impl<T: Send + 'static> KafkaSourceBuilder<T> {
             || self.fetch.partition_max_bytes == 0
             || self.fetch.max_batch_bytes == 0
         {
-            return misuse(
-                "watermark_interval, prefetch_bytes, partition_max_bytes and max_batch_bytes must be more than zero",
-            );
+            return misuse("watermark_interval and the sizes of FetchSettings must be more than zero");
         }
         Ok(())
     }
