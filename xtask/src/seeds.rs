@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use milena_protocol::compression::Compression;
-use milena_protocol::dump::{Dump, Piece, Value, What, pieces};
+use milena_protocol::dump::{Dump, Piece, Value, What, inside, pieces};
 use milena_protocol::fetch;
 use milena_protocol::messages::ApiKey;
 use milena_protocol::records::{RecordBatch, Records};
@@ -138,9 +138,20 @@ impl Seeds {
             Dump::response(key, i16::from(version), frame)
         };
         for event in dump.flatten() {
-            if let What::Value { value: Value::Records(bytes), .. } = event.what {
-                self.record_data(bytes);
+            match event.what {
+                What::Value { value: Value::Records(bytes), .. } => self.record_data(bytes),
+                What::Value { name, value: Value::Bytes(bytes) } => {
+                    self.of_a_member(key, &name.to_string(), bytes);
+                }
+                _ => {}
             }
+        }
+    }
+
+    /// What a member of a consumer group wants or was given, if the field of the API holds that.
+    fn of_a_member(&mut self, key: i16, field: &str, bytes: &[u8]) {
+        if inside(key, field, bytes).is_some() {
+            self.add("consumer_protocol", &[&[u8::from(field.ends_with("assignment"))], bytes]);
         }
     }
 
