@@ -12,12 +12,12 @@ use milena_protocol::records::{
 
 use super::records::field;
 
-/// What a record is made of. No names of headers that are not UTF-8: kafka-protocol has none.
+/// What a record is made of.
 struct Made<'a> {
     timestamp: i64,
     key: Option<&'a [u8]>,
     value: Option<&'a [u8]>,
-    headers: Vec<(&'a str, Option<&'a [u8]>)>,
+    headers: Vec<(&'a [u8], Option<&'a [u8]>)>,
 }
 
 impl<'a> Made<'a> {
@@ -27,20 +27,24 @@ impl<'a> Made<'a> {
         let (key, value) = (field(rest, 254), field(rest, 254));
         let mut headers = Vec::new();
         for _ in 0..field(rest, 3).unwrap_or_default().len() {
-            let name = std::str::from_utf8(field(rest, 20).unwrap_or_default()).unwrap_or("");
-            headers.push((name, field(rest, 20)));
+            let name = field(rest, 20).unwrap_or_default();
+            headers.push((if std::str::from_utf8(name).is_ok() { name } else { b"" }, field(rest, 20)));
         }
         Self { timestamp, key, value, headers }
     }
 
     fn headers(&self) -> impl Iterator<Item = Header<'a>> {
-        self.headers.iter().map(|&(name, value)| Header { name: name.into(), value })
+        self.headers
+            .iter()
+            .map(|&(name, value)| Header { name: std::str::from_utf8(name).expect("taken as such"), value })
     }
 
-    /// The same for kafka-protocol; `None` if it has two headers of one name, which are one to it.
+    /// The same for kafka-protocol; `None` if it has two headers of one name, which are one to it, or a name that is not UTF-8.
     fn theirs(&self, offset: usize) -> Option<theirs::Record> {
         let bytes = |bytes: Option<&[u8]>| bytes.map(Bytes::copy_from_slice);
-        let named = |&(name, value)| (StrBytes::from_string(String::from(name)), bytes(value));
+        let named = |&(name, value): &(&[u8], _)| {
+            Some((StrBytes::try_from(Bytes::copy_from_slice(name)).ok()?, bytes(value)))
+        };
         let record = theirs::Record {
             transactional: false,
             control: false,
@@ -54,7 +58,7 @@ impl<'a> Made<'a> {
             timestamp: self.timestamp,
             key: bytes(self.key),
             value: bytes(self.value),
-            headers: self.headers.iter().map(named).collect(),
+            headers: self.headers.iter().map(named).collect::<Option<_>>()?,
         };
         (record.headers.len() == self.headers.len()).then_some(record)
     }
@@ -145,6 +149,9 @@ pub fn run_batch(bytes: &[u8]) {
     check_theirs(bytes, &expected, compression);
 }
 
+/// Offset, timestamp, key and value of a message.
+type Expected<'a> = (Offset, i64, Option<&'a [u8]>, Option<&'a [u8]>);
+
 /// The target `message_set_roundtrip`: codec and format, the records.
 pub fn run_message_set(bytes: &[u8]) {
     let Some((&how, mut rest)) = bytes.split_first() else { return };
@@ -232,12 +239,7 @@ fn laid_out(mut set: &[u8]) -> Vec<Message<'_>> {
 
 /// The set is laid out as documented: every message with an offset of its own from 0 on, or all in the value of one that has the
 /// offset of the last and, in format 1, the greatest of their times.
-fn check_layout(
-    set: &[u8],
-    expected: &[(Offset, i64, Option<&[u8]>, Option<&[u8]>)],
-    format: MessageFormat,
-    codec: Compression,
-) {
+fn check_layout(set: &[u8], expected: &[Expected<'_>], format: MessageFormat, codec: Compression) {
     let outer = laid_out(set);
     let unpacked;
     let messages = if codec == Compression::None {
