@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use milena_fuzz::check_response;
+use milena_fuzz::guarded::check_response;
 use milena_protocol::guard::shape::{Field, Item, Message, Shape};
 use milena_protocol::messages::{ApiKey, ApiVersionsRequest};
 use milena_protocol::{

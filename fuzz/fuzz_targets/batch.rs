@@ -4,4 +4,4 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| milena_fuzz::check_batches(Bytes::copy_from_slice(bytes)));
+fuzz_target!(|bytes: &[u8]| milena_fuzz::records::check_batches(Bytes::copy_from_slice(bytes)));

@@ -66,9 +66,11 @@ fn no_c() -> Result<()> {
     Ok(())
 }
 
-/// What nobody builds by default builds too. Ring compiles C; aws-lc, which compiles far more, is left to `cargo xtask tls`.
+/// What nobody builds by default builds too. Ring and zstd compile C; aws-lc, which compiles far more, is left to `cargo xtask tls`.
 fn opt_in_features() -> Result<()> {
-    for (package, feature) in [("milena", "tls-ring"), ("milena-connector", "object-store")] {
+    let opt_in =
+        [("milena", "tls-ring"), ("milena-connector", "object-store"), ("milena-protocol", "zstd-c")];
+    for (package, feature) in opt_in {
         run(cargo().args(["check", "--quiet", "--locked", "--package", package, "--features", feature]))?;
         println!("opt-in features: {package} with {feature} builds");
     }

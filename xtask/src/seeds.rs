@@ -1,7 +1,8 @@
 //! What fuzzing begins with: the frames that real brokers took and sent, and the record data in them, in the form in which
 //! each target takes its input.
 //!
-//! They are derived from `crates/protocol/tests/data` before every run, so that a frame is kept once.
+//! They are derived from `crates/protocol/tests/data` before every run, so that a frame is kept once. What few frames hold is made
+//! at random.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,8 +11,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use milena_protocol::compression::Compression;
-use milena_protocol::dump::{Dump, Piece, Value, What, pieces};
+use milena_protocol::dump::{Dump, Piece, Value, What, inside, pieces};
 use milena_protocol::fetch;
+use milena_protocol::guard::sample::Sampler;
+use milena_protocol::guard::{consumer_assignment, consumer_subscription};
 use milena_protocol::messages::ApiKey;
 use milena_protocol::records::{RecordBatch, Records};
 
@@ -55,6 +58,7 @@ pub(crate) fn make() -> Result<usize> {
             }
         }
     }
+    seeds.members();
     let all = root().join("fuzz/target/seeds");
     if all.exists() {
         fs::remove_dir_all(&all).with_context(|| all.display().to_string())?;
@@ -138,8 +142,31 @@ impl Seeds {
             Dump::response(key, i16::from(version), frame)
         };
         for event in dump.flatten() {
-            if let What::Value { value: Value::Records(bytes), .. } = event.what {
-                self.record_data(bytes);
+            match event.what {
+                What::Value { value: Value::Records(bytes), .. } => self.record_data(bytes),
+                What::Value { name, value: Value::Bytes(bytes) } => {
+                    self.of_a_member(key, &name.to_string(), bytes);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What a member of a consumer group wants or was given, if the field of the API holds that.
+    fn of_a_member(&mut self, key: i16, field: &str, bytes: &[u8]) {
+        if inside(key, field, bytes).is_some() {
+            self.add("consumer_protocol", &[&[u8::from(field.ends_with("assignment"))], bytes]);
+        }
+    }
+
+    /// Random valid words of members in every version: few were captured.
+    fn members(&mut self) {
+        let mut sampler = Sampler::new(1);
+        for (which, message) in [(0, consumer_subscription()), (1, consumer_assignment())] {
+            for version in (0..4_i16).flat_map(|version| [version; 5]) {
+                if let Some(body) = sampler.body(message, version) {
+                    self.add("consumer_protocol", &[&[which], &version.to_be_bytes(), &body]);
+                }
             }
         }
     }

@@ -8,15 +8,15 @@ use milena_protocol::{VersionRange, api_name, supported};
 
 use super::schema::{Message, within};
 
-/// A version that is not spoken, and is not meant to be.
-const LEFT_OUT: &[(i16, &str)] = &[
-    (4, "brokers among themselves, gone with ZooKeeper"),
-    (5, "brokers among themselves, gone with ZooKeeper"),
-    (6, "brokers among themselves, gone with ZooKeeper"),
-    (7, "brokers among themselves, gone with ZooKeeper"),
-    (22, "version 6 is a preview"),
-    (88, "kafka-protocol has no struct"),
-    (89, "kafka-protocol has no struct"),
+/// Versions of an API that are not spoken, and are not meant to be: its key, the first and the last of them, and why.
+const LEFT_OUT: &[(i16, u16, u16, &str)] = &[
+    (4, 0, 7, "brokers among themselves, gone with ZooKeeper"),
+    (5, 0, 4, "brokers among themselves, gone with ZooKeeper"),
+    (6, 0, 8, "brokers among themselves, gone with ZooKeeper"),
+    (7, 0, 3, "brokers among themselves, gone with ZooKeeper"),
+    (22, 6, 6, "a preview"),
+    (88, 0, 0, "kafka-protocol has no struct"),
+    (89, 0, 0, "kafka-protocol has no struct"),
 ];
 
 /// Prints the report, and returns what is neither spoken nor known to be left out.
@@ -39,10 +39,14 @@ pub(crate) fn report(messages: &[Message]) -> Vec<String> {
             .collect();
         let mut rest = String::new();
         if !silent.is_empty() {
-            let reason = LEFT_OUT.iter().find(|(left, _)| *left == key).map(|(_, reason)| *reason);
-            let _ = write!(rest, "not spoken: {silent:?}: {}", reason.unwrap_or("MISSING"));
-            if reason.is_none() {
-                missing.push(format!("{name} {silent:?}"));
+            let (known, new): (Vec<u16>, Vec<u16>) =
+                silent.iter().partition(|version| left_out(key, **version).is_some());
+            if let Some(reason) = known.first().and_then(|version| left_out(key, *version)) {
+                let _ = write!(rest, "not spoken: {known:?}: {reason}");
+            }
+            if !new.is_empty() {
+                let _ = write!(rest, "not spoken: {new:?}: MISSING");
+                missing.push(format!("{name} {new:?}"));
             }
         }
         println!(
@@ -53,6 +57,12 @@ pub(crate) fn report(messages: &[Message]) -> Vec<String> {
         );
     }
     missing
+}
+
+/// Why a version is left out; `None` if it is not known to be.
+fn left_out(key: i16, version: u16) -> Option<&'static str> {
+    let entry = LEFT_OUT.iter().find(|(left, from, to, _)| *left == key && (*from..=*to).contains(&version));
+    entry.map(|(.., reason)| *reason)
 }
 
 /// `0-7`, or `0` if it is one version.
@@ -115,4 +125,18 @@ pub(crate) fn unknown(messages: &[Message]) -> Vec<String> {
         .filter(|key| !messages.iter().any(|message| message.key == *key))
         .map(|key| api_name(key).to_owned())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_version_of_an_api_that_is_left_out_in_one_is_not_left_out() {
+        assert_eq!(left_out(22, 6), Some("a preview"));
+        assert_eq!(
+            (left_out(22, 5), left_out(22, 7), left_out(4, 8), left_out(0, 0)),
+            (None, None, None, None)
+        );
+    }
 }

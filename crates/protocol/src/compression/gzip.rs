@@ -4,7 +4,7 @@
 //! each are checked. What follows a member and begins no other is passed over, as Java's `GZIPInputStream` does; a
 //! member that is cut short is an error, even where Java would see its first bytes as such a rest.
 
-use super::{Compression, cut_short, failed, grow, too_large};
+use super::{Compression, cut_short, failed, grow, panic_if_planted, too_large};
 use crate::error::Result;
 use flate2::{Compress, Crc, Decompress, FlushCompress, FlushDecompress, Status};
 use std::cell::Cell;
@@ -59,6 +59,7 @@ pub(super) fn compress(level: Option<i32>, input: &[u8], out: &mut Vec<u8>) -> R
             break;
         }
     }
+    panic_if_planted(Compression::Gzip);
     deflate.stream.reset();
     DEFLATE.set(Some(deflate));
     Ok(())
@@ -82,6 +83,7 @@ pub(super) fn decompress(input: &[u8], max: usize, out: &mut Vec<u8>) -> Result<
             None => break,
         }
     }
+    panic_if_planted(Compression::Gzip);
     INFLATE.set(Some(inflate));
     Ok(())
 }

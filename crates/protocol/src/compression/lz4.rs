@@ -12,7 +12,7 @@
 //! its place, and a frame without its end mark is an error rather than a shorter result.
 
 use super::output::Output;
-use super::{Compression, cut_short, failed};
+use super::{Compression, cut_short, failed, panic_if_planted};
 use crate::error::Result;
 use lz4_flex::block::{
     CompressTable, DecompressError, compress_into_with_table, decompress_into, decompress_into_with_dict,
@@ -77,6 +77,7 @@ pub(super) fn compress(sum: HeaderSum, input: &[u8], out: &mut Vec<u8>) -> Resul
         }
     }
     out.extend_from_slice(&END_MARK);
+    panic_if_planted(Compression::Lz4);
     TABLE.set(Some(table));
     Ok(())
 }
@@ -95,7 +96,10 @@ pub(super) fn decompress(sum: HeaderSum, input: &[u8], max: usize, out: &mut Vec
                 let length = number(&mut rest)? as usize;
                 take(&mut rest, length)?;
             }
-            Begin::Nothing if frames > 0 => return output.finish(),
+            Begin::Nothing if frames > 0 => {
+                panic_if_planted(Compression::Lz4);
+                return output.finish();
+            }
             Begin::Nothing => {
                 return Err(failed(Compression::Lz4, "these bytes begin no frame of the present format"));
             }

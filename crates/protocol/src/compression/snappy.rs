@@ -6,7 +6,7 @@
 //! block that begins like the header would begin with a back reference. Nothing may follow the last block.
 
 use super::output::Output;
-use super::{Compression, failed};
+use super::{Compression, failed, panic_if_planted};
 use crate::error::Result;
 use std::cell::Cell;
 
@@ -37,6 +37,7 @@ pub(super) fn compress(input: &[u8], out: &mut Vec<u8>) -> Result<()> {
         }
         out.truncate(from + length);
     }
+    panic_if_planted(Compression::Snappy);
     ENCODER.set(Some(encoder));
     Ok(())
 }
@@ -58,6 +59,7 @@ pub(super) fn decompress(input: &[u8], max: usize, out: &mut Vec<u8>) -> Result<
     while let Some(compressed) = next_block(&mut rest)? {
         block(compressed, &mut output)?;
     }
+    panic_if_planted(Compression::Snappy);
     output.finish()
 }
 

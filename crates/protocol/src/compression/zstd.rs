@@ -5,7 +5,7 @@
 //! window of their own. Frames may follow one another, skippable ones too; anything else after a frame is an error,
 //! in Java as well.
 
-use super::{Compression, cut_short, failed};
+use super::{Compression, cut_short, failed, panic_if_planted};
 use crate::error::Result;
 use std::cell::Cell;
 
@@ -34,7 +34,7 @@ pub(super) use pure::{compress, decompress};
 #[cfg(not(feature = "zstd-c"))]
 mod pure {
     use super::{DEFAULT_LEVEL, MAX_KEPT, fill, room};
-    use crate::compression::{Compression, failed, too_large};
+    use crate::compression::{Compression, failed, panic_if_planted, too_large};
     use crate::error::Result;
     use std::cell::Cell;
     use structured_zstd::decoding::errors::{
@@ -69,6 +69,7 @@ mod pure {
         });
         encoder.compressor.compress_independent_frame_into(input, &mut encoder.frame);
         out.extend_from_slice(&encoder.frame);
+        panic_if_planted(Compression::Zstd);
         if encoder.compressor.heap_size() + encoder.frame.capacity() <= MAX_KEPT {
             ENCODER.set(Some(encoder));
         }
@@ -117,13 +118,10 @@ mod pure {
 #[cfg(feature = "zstd-c")]
 mod c_library {
     use super::{DEFAULT_LEVEL, MAX_KEPT, fill, room};
-    use crate::compression::{Compression, failed, too_large};
+    use crate::compression::{Compression, failed, panic_if_planted, too_large};
     use crate::error::Result;
     use std::cell::Cell;
     use zstd::bulk::{Compressor, Decompressor};
-
-    /// The states of higher levels take more memory than is kept.
-    const MAX_KEPT_LEVEL: i32 = 9;
 
     thread_local! {
         static ENCODER: Cell<Option<(i32, Compressor<'static>)>> = const { Cell::new(None) };
@@ -146,11 +144,17 @@ mod c_library {
         let space = out.get_mut(from..).unwrap_or_default();
         let written = encoder.compress_to_buffer(input, space).map_err(wrong)?;
         out.truncate(from + written);
-        // The library does not tell what a state takes; levels above this one have tables beyond the limit.
-        if level <= MAX_KEPT_LEVEL {
+        panic_if_planted(Compression::Zstd);
+        if encoder.context_mut().sizeof() <= MAX_KEPT {
             ENCODER.set(Some((level, encoder)));
         }
         Ok(())
+    }
+
+    /// The level of the compressor that this thread keeps; it is thrown away.
+    #[cfg(test)]
+    pub(super) fn kept_level() -> Option<i32> {
+        ENCODER.take().map(|(level, _)| level)
     }
 
     pub(in crate::compression) fn decompress(input: &[u8], max: usize, out: &mut Vec<u8>) -> Result<()> {
@@ -184,6 +188,7 @@ fn fill(out: &mut Vec<u8>, most: usize, decode: impl FnOnce(&mut [u8]) -> Result
             aside.resize(most, 0);
         }
         let written = decode(aside.get_mut(..most).unwrap_or_default())?;
+        panic_if_planted(Compression::Zstd);
         out.extend_from_slice(aside.get(..written).unwrap_or_default());
     } else {
         if out.capacity() == 0 {
@@ -192,6 +197,7 @@ fn fill(out: &mut Vec<u8>, most: usize, decode: impl FnOnce(&mut [u8]) -> Result
         }
         out.resize(most, 0);
         let written = decode(out)?;
+        panic_if_planted(Compression::Zstd);
         out.truncate(written);
     }
     ASIDE.set(aside);
@@ -279,4 +285,19 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N]> {
 fn skip(rest: &mut &[u8], length: usize) -> Result<()> {
     *rest = rest.get(length..).ok_or_else(|| cut_short(Compression::Zstd))?;
     Ok(())
+}
+
+#[cfg(all(test, feature = "zstd-c"))]
+mod tests {
+    use super::*;
+
+    /// The library's memory is not Rust's, so that no allocator of Rust counts it.
+    #[test]
+    fn a_state_of_the_library_is_kept_unless_it_is_large() {
+        let content: Vec<u8> = (0..1_000_000u32).flat_map(|i| (i / 7).to_le_bytes()).collect();
+        for (level, kept) in [(-5, true), (3, true), (9, false), (19, false)] {
+            compress(Some(level), &content, &mut Vec::new()).unwrap();
+            assert_eq!(c_library::kept_level(), kept.then_some(level), "level {level}");
+        }
+    }
 }
