@@ -49,14 +49,18 @@ pub(super) fn compress(level: Option<i32>, input: &[u8], out: &mut Vec<u8>) -> R
             None => (rest, FlushCompress::Finish),
         };
         out.reserve(piece.len() / 4 + 64);
-        let before = deflate.stream.total_in();
+        let (read, written) = (deflate.stream.total_in(), out.len());
         let status = deflate
             .stream
             .compress_vec(piece, out, flush)
             .map_err(|cause| failed(Compression::Gzip, cause))?;
-        rest = rest.get((deflate.stream.total_in() - before) as usize..).unwrap_or_default();
+        let taken = deflate.stream.total_in() - read;
+        rest = rest.get(taken as usize..).unwrap_or_default();
         if status == Status::StreamEnd {
             break;
+        }
+        if taken == 0 && out.len() == written {
+            return Err(failed(Compression::Gzip, "the compressor makes no progress"));
         }
     }
     panic_if_planted(Compression::Gzip);
