@@ -19,6 +19,38 @@ async fn a_directory_keeps_the_rules() {
     assert_eq!(passed.len(), 7);
 }
 
+/// A write that nobody waits for any more is still at work on a thread, and must not meet that of the next who has the directory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_is_given_back_behind_a_write_that_was_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::directory(dir.path());
+    let take = async || loop {
+        match Checkpoints::open(&storage, 1, "job").await {
+            Ok(job) => break job,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Misuse, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_micros(100)).await;
+    };
+    let old = vec![1; 3 << 20];
+    for round in 0..40_u64 {
+        let job = take().await;
+        let id = job.next_id().await.unwrap();
+        let dropped = tokio::time::timeout(Duration::from_micros(round * 100), job.write(id, &old)).await;
+        match round % 3 {
+            0 => job.release().await,
+            _ => drop(job),
+        }
+        let job = take().await;
+        if dropped.is_err() {
+            // As by a job that had not seen what the other one wrote.
+            job.write(id, b"new").await.unwrap();
+            let newest = job.latest().await.unwrap().unwrap();
+            assert_eq!((newest.id, &newest.body[..]), (id, &b"new"[..]), "round {round}");
+        }
+        drop(job);
+    }
+}
+
 /// A rule that a storage may break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flaw {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::Mutex;
 
 use super::lock::DirectoryLock;
 use super::store::{
@@ -286,7 +287,8 @@ impl CheckpointStorage for Directory {
         let job = job.to_owned();
         blocking(&self.dir, move |dir| {
             let lock = store::take(dir, &job)?;
-            Ok(Box::new(HeldDirectory { dir: dir.to_owned(), _lock: lock }) as Box<dyn StorageLock>)
+            let lock = Arc::new(Mutex::new(lock));
+            Ok(Box::new(HeldDirectory { dir: dir.to_owned(), lock }) as Box<dyn StorageLock>)
         })
     }
 
@@ -300,10 +302,13 @@ impl CheckpointStorage for Directory {
 }
 
 /// A directory that is taken. The operating system keeps the lock as long as the process lives.
+///
+/// What a thread has begun to write it ends, though nobody may wait for it any more. So the lock goes with it, and the directory is not given
+/// back, nor written by who has it, before that.
 #[derive(Debug)]
 struct HeldDirectory {
     dir: PathBuf,
-    _lock: DirectoryLock,
+    lock: Arc<Mutex<DirectoryLock>>,
 }
 
 impl StorageLock for HeldDirectory {
@@ -314,16 +319,24 @@ impl StorageLock for HeldDirectory {
         surplus: &'a [CheckpointId],
     ) -> BoxFuture<'a, Result<()>> {
         let surplus = surplus.to_vec();
-        blocking(&self.dir, move |dir| {
-            store::write_file(dir, id, &bytes)?;
-            store::remove_files(dir, &surplus);
-            Ok(())
+        Box::pin(async move {
+            let lock = Arc::clone(&self.lock).lock_owned().await;
+            let write = blocking(&self.dir, move |dir| {
+                let _held = lock;
+                store::write_file(dir, id, &bytes)?;
+                store::remove_files(dir, &surplus);
+                Ok(())
+            });
+            write.await
         })
     }
 
     fn release(self: Box<Self>) -> BoxFuture<'static, ()> {
-        drop(self);
-        Box::pin(std::future::ready(()))
+        Box::pin(async move {
+            let Self { lock, .. } = *self;
+            // Behind what is still being written.
+            drop(lock.lock_owned().await);
+        })
     }
 }
 
