@@ -245,9 +245,9 @@ fn javas_message_sets_are_read_and_ours_are_the_same() {
     assert_eq!(read, (500..519).map(|offset| (magic(offset), offset)).collect::<Vec<_>>());
 }
 
-/// What Java's reader finds in files, one line a record; `None` if the test is to be skipped for want of Java or of
+/// What `WriteSets.java` prints, run with these arguments; `None` if the test is to be skipped for want of Java or of
 /// Kafka's jars.
-fn java_reads(files: &[PathBuf]) -> Option<String> {
+fn java_prints(arguments: &[PathBuf]) -> Option<String> {
     const VERSION: &str = "3.9.1";
     let jars = std::env::var_os("KAFKA_LIBS").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/milena/kafka"),
@@ -277,11 +277,62 @@ fn java_reads(files: &[PathBuf]) -> Option<String> {
         .args(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"])
         .arg(format!("{}/*", jars.display()))
         .arg(program)
-        .args(files)
+        .args(arguments)
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Some(String::from_utf8(output.stdout).unwrap())
+}
+
+/// The value at an offset in the sets that `WriteSets.java` makes of each level.
+fn varied(offset: i64) -> Vec<u8> {
+    (0..600).map(|i| ((i * (i + offset)) >> 5) as u8).collect()
+}
+
+/// Checks such a set, and returns what Java has to have said of it: codec, last offset and CRC of each batch.
+fn read_levels(name: &str, magic: i8, bytes: Bytes) -> String {
+    let (mut said, mut next) = (String::new(), 500);
+    for batch in batches(bytes) {
+        let batch = batch.unwrap();
+        batch.verify_crc().unwrap();
+        assert_eq!(batch.magic(), magic, "{name}");
+        assert_eq!(batch.timestamp_type(), TimestampType::CreateTime, "{name}");
+        let crc = batch.stated_crc();
+        writeln!(said, "{name} {} {} {crc:08x}", batch.compression(), batch.last_offset()).unwrap();
+        for record in &batch.records().unwrap() {
+            let record = record.unwrap();
+            let time = if magic == 0 { -1 } else { 1_700_000_000_000 + next };
+            let (_, _, key, value) = set_row(next, time);
+            let value = value.map(|_| varied(next));
+            assert_eq!((record.offset, record.timestamp), (Offset(next), time), "{name}");
+            assert_eq!((record.key, record.value), (key.as_deref(), value.as_deref()), "{name}");
+            next += 1;
+        }
+    }
+    assert_eq!(next, 1200, "{name}");
+    said
+}
+
+#[test]
+fn javas_message_sets_of_each_codec_and_level_are_read() {
+    let folder = std::env::temp_dir().join(format!("milena-java-levels-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    if let Some(printed) = java_prints(&["levels".into(), folder.clone()]) {
+        let mut said = String::new();
+        let levels = ["none", "snappy", "gzip", "lz4"].map(|codec| (codec, 0)).into_iter();
+        let levels = levels.chain((1..=9).map(|level| ("gzip", level)));
+        let levels: Vec<_> = levels.chain((1..=17).map(|level| ("lz4", level))).collect();
+        for magic in [0, 1] {
+            for (codec, level) in &levels {
+                let name = format!("v{magic}-{codec}-{level}");
+                let bytes = std::fs::read(folder.join(&name)).unwrap();
+                said += &read_levels(&name, magic, bytes.into());
+            }
+        }
+        assert_eq!(said, printed);
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2 * levels.len(), "none was left out");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// The lines that Java has to print for a batch or set of ours.
@@ -374,7 +425,7 @@ fn java_reads_ours_in_every_format_codec_and_level() {
     add("append-v1".to_owned(), append.build().unwrap());
 
     let paths: Vec<_> = files.iter().map(|(path, _)| path.clone()).collect();
-    let read = java_reads(&paths);
+    let read = java_prints(&paths);
     std::fs::remove_dir_all(&folder).unwrap();
     let Some(read) = read else { return };
     let mut found = read.lines();

@@ -5,13 +5,17 @@
 //        WriteSets.java .
 //
 // and, given files instead of a folder, reads them (batches of format 2 as well) and prints each record that Kafka
-// finds there.
+// finds there. Given `levels` and a folder, it writes there a set of each format, codec and level, and prints of each
+// batch the file, the codec, the last offset and the CRC.
 import java.io.ByteArrayOutputStream;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.*;
 import java.util.Arrays;
 import java.util.HexFormat;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.function.LongFunction;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.compress.Compression;
 import org.apache.kafka.common.header.Header;
@@ -24,6 +28,10 @@ public class WriteSets {
     static final int RECORDS = 700;
 
     public static void main(String[] args) throws Exception {
+        if (args[0].equals("levels")) {
+            levels(Path.of(args[1]));
+            return;
+        }
         if (!Files.isDirectory(Path.of(args[0]))) {
             for (String file : args) read(Path.of(file));
             return;
@@ -50,9 +58,50 @@ public class WriteSets {
         write(to.resolve("mixed.set"), mixed.toByteArray());
     }
 
-    // The record at offset o: time 1700000000000 + o (or, set by the broker, 1700000099000), key "key-o" (null when
-    // o % 5 == 4), value of 50 bytes o (null when o % 7 == 6).
+    // The records of `set` with the values of `varied`, which fill several blocks of each codec.
+    static void levels(Path to) throws Exception {
+        Map<String, Compression> all = new LinkedHashMap<>();
+        all.put("none-0", Compression.NONE);
+        all.put("snappy-0", Compression.snappy().build());
+        all.put("gzip-0", Compression.gzip().build());
+        all.put("lz4-0", Compression.lz4().build());
+        for (int level = 1; level <= 9; level++)
+            all.put("gzip-" + level, Compression.gzip().level(level).build());
+        for (int level = 1; level <= 17; level++)
+            all.put("lz4-" + level, Compression.lz4().level(level).build());
+        for (byte magic = 0; magic <= 1; magic++) {
+            for (Map.Entry<String, Compression> each : all.entrySet()) {
+                String name = "v" + magic + "-" + each.getKey();
+                byte[] set = set(magic, each.getValue(), 500, RECORDS, false, WriteSets::varied);
+                write(to.resolve(name), set);
+                for (RecordBatch batch : MemoryRecords.readableRecords(ByteBuffer.wrap(set)).batches())
+                    System.out.println(name + " " + batch.compressionType().name + " " + batch.lastOffset()
+                        + " " + String.format("%08x", batch.checksum()));
+            }
+        }
+    }
+
+    // Values that take a codec some work.
+    static byte[] varied(long o) {
+        byte[] value = new byte[600];
+        for (int i = 0; i < value.length; i++) value[i] = (byte) ((i * (i + o)) >> 5);
+        return value;
+    }
+
+    static byte[] same(long o) {
+        byte[] value = new byte[50];
+        Arrays.fill(value, (byte) o);
+        return value;
+    }
+
     static byte[] set(byte magic, Compression compression, long base, int records, boolean append) {
+        return set(magic, compression, base, records, append, WriteSets::same);
+    }
+
+    // The record at offset o: time 1700000000000 + o (or, set by the broker, 1700000099000), key "key-o" (null when
+    // o % 5 == 4), value of 50 bytes o, or another (null when o % 7 == 6).
+    static byte[] set(byte magic, Compression compression, long base, int records, boolean append,
+            LongFunction<byte[]> value) {
         MemoryRecordsBuilder builder = new MemoryRecordsBuilder(
             new ByteBufferOutputStream(1 << 20), magic, compression,
             append ? TimestampType.LOG_APPEND_TIME : TimestampType.CREATE_TIME,
@@ -60,9 +109,7 @@ public class WriteSets {
             RecordBatch.NO_SEQUENCE, false, false, RecordBatch.NO_PARTITION_LEADER_EPOCH, 1 << 20);
         for (long o = base; o < base + records; o++) {
             byte[] key = o % 5 == 4 ? null : ("key-" + o).getBytes(StandardCharsets.UTF_8);
-            byte[] value = new byte[50];
-            Arrays.fill(value, (byte) o);
-            builder.append(1_700_000_000_000L + o, key, o % 7 == 6 ? null : value);
+            builder.append(1_700_000_000_000L + o, key, o % 7 == 6 ? null : value.apply(o));
         }
         return bytes(builder.build().buffer());
     }
