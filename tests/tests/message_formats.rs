@@ -2,7 +2,7 @@
 //! what we write in formats 0 and 1, compresses, cleans, and serves it as it lies there.
 //!
 //! `cargo xtask kafka matrix` runs these; alone: `cargo test -p milena-tests --test message_formats -- --ignored`, with the jars
-//! of Kafka 2.8.2 (`cargo xtask kafka jars 2.8.2`).
+//! of Kafka 2.8.2 and the newest (`cargo xtask kafka jars`).
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
