@@ -12,6 +12,13 @@ use milena_protocol::records::{
 
 use super::records::field;
 
+/// A timestamp, a key and a value.
+fn content<'a>(rest: &mut &'a [u8]) -> (i64, Option<&'a [u8]>, Option<&'a [u8]>) {
+    let time = field(rest, 8).unwrap_or_default();
+    let timestamp = time.iter().fold(0i64, |time, &byte| time << 8 | i64::from(byte));
+    (timestamp, field(rest, 254), field(rest, 254))
+}
+
 /// What a record is made of.
 struct Made<'a> {
     timestamp: i64,
@@ -22,9 +29,7 @@ struct Made<'a> {
 
 impl<'a> Made<'a> {
     fn take(rest: &mut &'a [u8]) -> Self {
-        let time = field(rest, 8).unwrap_or_default();
-        let timestamp = time.iter().fold(0i64, |time, &byte| time << 8 | i64::from(byte));
-        let (key, value) = (field(rest, 254), field(rest, 254));
+        let (timestamp, key, value) = content(rest);
         let mut headers = Vec::new();
         for _ in 0..field(rest, 3).unwrap_or_default().len() {
             headers.push((field(rest, 20).unwrap_or_default(), field(rest, 20)));
@@ -158,9 +163,7 @@ pub fn run_message_set(bytes: &[u8]) {
     let mut builder = MessageSetBuilder::new(format, compression, None);
     let mut expected = Vec::new();
     while !rest.is_empty() {
-        let time = field(&mut rest, 8).unwrap_or_default();
-        let timestamp = time.iter().fold(0i64, |time, &byte| time << 8 | i64::from(byte));
-        let (key, value) = (field(&mut rest, 254), field(&mut rest, 254));
+        let (timestamp, key, value) = content(&mut rest);
         let before = (builder.record_count(), builder.size_bytes());
         match builder.push(timestamp, key, value) {
             Ok(index) => {

@@ -4,6 +4,8 @@
 use milena_protocol::compression::{Compression, compress_v0};
 use milena_protocol::records::batches;
 
+use super::records::check_batches;
+
 /// Where a message's checksum stands, behind offset and size.
 const CRC: std::ops::Range<usize> = 12..16;
 
@@ -36,8 +38,6 @@ fn wrapper(codec: Compression, format: u8, log_append_time: bool, offset: u8, in
     message[8..12].copy_from_slice(&size.to_be_bytes());
     message
 }
-
-use super::records::check_batches;
 
 /// The target `message_set`: how, the wrapper's offset, the messages.
 pub fn run(bytes: &[u8]) {

@@ -25,6 +25,7 @@ pub mod java;
 pub mod jobs;
 pub mod kerberos;
 pub mod load;
+pub mod log_lines;
 pub mod records;
 pub mod secured;
 

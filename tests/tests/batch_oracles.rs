@@ -63,7 +63,7 @@ fn entries(shape: Shape) -> Vec<Entry> {
 /// What either side must read, whatever partitions the shape is meant for. Format 0 has no times.
 fn expected(format: i8, shape: Shape, base: i64) -> Vec<String> {
     let print = |(offset, entry): (i64, Entry)| {
-        let headers = entry.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
+        let headers = entry.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_deref()));
         let timestamp = if format == 0 { -1 } else { entry.timestamp };
         line(0, (offset, timestamp), entry.key.as_deref(), entry.value.as_deref(), headers)
     };
@@ -102,9 +102,7 @@ fn lines(batch: &RecordBatch) -> Vec<String> {
     let records = batch.records().unwrap();
     let print = |record: Result<milena::Record<'_>, _>| {
         let record = record.unwrap();
-        let names: Vec<_> =
-            record.headers.iter().map(|header| (header.name.to_string(), header.value)).collect();
-        let headers = names.iter().map(|(name, value)| (name.as_str(), *value));
+        let headers = record.headers.iter().map(|header| (header.name.as_bytes(), header.value));
         line(0, (record.offset.0, record.timestamp), record.key, record.value, headers)
     };
     records.iter().map(print).collect()

@@ -1,7 +1,6 @@
 //! `milena records` against Kafka's own kafka-dump-log, on the log files of a real broker.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,122 +8,12 @@ use milena::{
     Client, Compression, Header, ProducerConfig, ProducerRecord, TransactionConfig, TransactionalProducer,
 };
 use milena_testkit::kafka::Route;
+use milena_tests::log_lines::{Line, java_lines, our_lines};
 use milena_tests::records::{within, write};
 use milena_tests::{cli, create_topic, java, own_kafka, unique};
-use serde_json::Value;
 
 const CODECS: [Compression; 5] =
     [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
-
-/// One line of either tool as far as both tell the same: a batch, or a record.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Line {
-    Batch(BTreeMap<&'static str, String>),
-    Record { offset: i64, time: i64, key: i64, value: i64, headers: String, more: String },
-}
-
-/// What kafka-dump-log printed.
-fn java_lines(printed: &str) -> Vec<Line> {
-    let mut lines = Vec::new();
-    for line in printed.lines() {
-        // A value ends at the next space: none of those that are compared holds one.
-        let field = |name: &str| {
-            let at = line.find(&format!("{name}: "))? + name.len() + 2;
-            line[at..].split(' ').next().map(str::to_owned)
-        };
-        let number = |name: &str| field(name).map_or(-1, |text| text.parse::<i64>().unwrap());
-        if line.starts_with("baseOffset: ") {
-            let crc = format!("{:08x}", number("crc"));
-            let named = [
-                ("base_offset", "baseOffset"),
-                ("last_offset", "lastOffset"),
-                ("records", "count"),
-                ("base_sequence", "baseSequence"),
-                ("producer_id", "producerId"),
-                ("producer_epoch", "producerEpoch"),
-                ("leader_epoch", "partitionLeaderEpoch"),
-                ("transactional", "isTransactional"),
-                ("control", "isControl"),
-                ("position", "position"),
-                ("size", "size"),
-                ("format", "magic"),
-                ("compression", "compresscodec"),
-                ("crc_ok", "isvalid"),
-            ];
-            let mut fields: BTreeMap<_, _> =
-                named.into_iter().map(|(ours, theirs)| (ours, field(theirs).unwrap())).collect();
-            fields.insert("crc", crc);
-            lines.push(Line::Batch(fields));
-        } else if line.starts_with("| offset: ") {
-            let more = match field("endTxnMarker") {
-                Some(kind) => format!("{} {}", kind.to_lowercase(), number("coordinatorEpoch")),
-                None => line.split_once("payload: ").map_or("", |(_, payload)| payload).to_owned(),
-            };
-            lines.push(Line::Record {
-                offset: number("offset"),
-                time: number("CreateTime"),
-                key: number("keySize"),
-                value: number("valueSize"),
-                headers: field("headerKeys").unwrap().trim_matches(['[', ']']).to_owned(),
-                more,
-            });
-        }
-    }
-    lines
-}
-
-/// What `milena records -J` printed.
-fn our_lines(printed: &str) -> Vec<Line> {
-    let mut lines = Vec::new();
-    for line in printed.lines() {
-        let batch: Value = serde_json::from_str(line).unwrap();
-        let named = [
-            "base_offset",
-            "last_offset",
-            "records",
-            "base_sequence",
-            "producer_id",
-            "producer_epoch",
-            "leader_epoch",
-            "transactional",
-            "control",
-            "position",
-            "size",
-            "format",
-            "compression",
-            "crc_ok",
-            "crc",
-        ];
-        let plain = |value: &Value| match value {
-            Value::Null => "-1".to_owned(),
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        lines.push(Line::Batch(named.into_iter().map(|name| (name, plain(&batch[name]))).collect()));
-        for entry in batch["entries"].as_array().unwrap() {
-            let control = &entry["control"];
-            let length = |value: &Value| value.as_str().map_or(-1, |text| text.len() as i64);
-            // Names and values take turns.
-            let headers = entry["headers"].as_array().into_iter().flatten().step_by(2);
-            let names: Vec<&str> = headers.map(|name| name.as_str().unwrap()).collect();
-            lines.push(Line::Record {
-                offset: entry["offset"].as_i64().unwrap(),
-                time: entry["ts"].as_i64().unwrap(),
-                // The keys and values of markers are bytes: their sizes are those of every marker.
-                key: if control.is_object() { 4 } else { length(&entry["key"]) },
-                value: if control.is_object() { 6 } else { length(&entry["payload"]) },
-                headers: names.join(","),
-                more: match control.as_object() {
-                    Some(control) => {
-                        format!("{} {}", control["kind"].as_str().unwrap(), control["coordinator_epoch"])
-                    }
-                    None => entry["payload"].as_str().unwrap_or("").to_owned(),
-                },
-            });
-        }
-    }
-    lines
-}
 
 /// Every codec, nulls, headers, and transactions that ended both ways, in partition 0.
 async fn fill(client: &Client, topic: &str) {

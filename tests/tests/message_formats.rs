@@ -18,9 +18,9 @@ use milena::{
     TopicPartition,
 };
 use milena_testkit::kafka::{Kafka, Route};
+use milena_tests::log_lines::{Line, java_lines, our_lines};
 use milena_tests::records::{batches, write};
 use milena_tests::{cli, java, own_kafka};
-use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -160,73 +160,6 @@ async fn a_log_that_changed_its_format_twice_is_read_whole() {
         assert_eq!(ours, theirs);
     }
     assert_eq!(ours.len(), theirs.len());
-}
-
-/// One line of either tool as far as both tell the same of every format: a batch or message, or a record in it.
-#[derive(Debug, PartialEq, Eq)]
-enum Line {
-    Batch { last_offset: i64, position: i64, size: i64, format: i64, codec: String, crc: String, sound: bool },
-    Record { offset: i64, time: i64, key: i64, value: i64 },
-}
-
-/// What kafka-dump-log printed.
-fn java_lines(printed: &str) -> Vec<Line> {
-    let lines = printed.lines().filter_map(|line| {
-        let field = |name: &str| {
-            let at = line.find(&format!("{name}: "))? + name.len() + 2;
-            line[at..].split(' ').next()
-        };
-        let number = |name: &str| field(name).and_then(|text| text.parse().ok()).unwrap_or(-1);
-        if line.starts_with("| offset: ") {
-            let (key, value) = (number("keySize"), number("valueSize"));
-            return Some(Line::Record { offset: number("offset"), time: number("CreateTime"), key, value });
-        }
-        // Formats 0 and 1 have no other offset than that of the last record.
-        let last_offset = match () {
-            () if line.starts_with("baseOffset: ") => number("lastOffset"),
-            () if line.starts_with("offset: ") => number("offset"),
-            () => return None,
-        };
-        Some(Line::Batch {
-            last_offset,
-            position: number("position"),
-            size: number("size"),
-            format: number("magic"),
-            codec: field("compresscodec").unwrap().to_owned(),
-            crc: format!("{:08x}", number("crc")),
-            sound: field("isvalid") == Some("true"),
-        })
-    });
-    lines.collect()
-}
-
-/// What `milena records -J` printed.
-fn our_lines(printed: &str) -> Vec<Line> {
-    let mut lines = Vec::new();
-    for line in printed.lines() {
-        let batch: Value = serde_json::from_str(line).unwrap();
-        let number = |name: &str| batch[name].as_i64().unwrap();
-        let text = |name: &str| batch[name].as_str().unwrap().to_owned();
-        lines.push(Line::Batch {
-            last_offset: number("last_offset"),
-            position: number("position"),
-            size: number("size"),
-            format: number("format"),
-            codec: text("compression"),
-            crc: text("crc"),
-            sound: batch["crc_ok"] == true,
-        });
-        for entry in batch["entries"].as_array().unwrap() {
-            let length = |name: &str| entry[name].as_str().map_or(-1, |text| text.len() as i64);
-            lines.push(Line::Record {
-                offset: entry["offset"].as_i64().unwrap(),
-                time: entry["ts"].as_i64().unwrap(),
-                key: length("key"),
-                value: length("payload"),
-            });
-        }
-    }
-    lines
 }
 
 /// The key of record `n` in a compacted topic: one of 200, in no order, so that what stays lies scattered.

@@ -3,7 +3,9 @@
 use bytes::{BufMut, Bytes};
 use milena_protocol::compression::{Compression, compress};
 use milena_protocol::error::Result;
-use milena_protocol::records::{BatchBuilder, BatchIdentity, BatchOptions, MessageFormat, MessageSetBuilder};
+use milena_protocol::records::{
+    BatchBuilder, BatchIdentity, BatchOptions, HEADER_LEN, MessageFormat, MessageSetBuilder,
+};
 use milena_protocol::types::Offset;
 
 /// A wrapper of format 1 with a message for each of these values, which end at offset `last`. The checksum of the wrapper is right, and
@@ -34,7 +36,7 @@ pub fn wrapper_of_a_damaged_message(last: Offset, values: &[&[u8]], wrong: usize
     let mut wrapper = Vec::with_capacity(CRC + 4 + body.len());
     wrapper.put_i64(last.0);
     wrapper.put_i32(body.len() as i32 + 4);
-    wrapper.put_u32(crc(&body, CRC_32));
+    wrapper.put_u32(crc32fast::hash(&body));
     wrapper.put_slice(&body);
     Ok(wrapper.into())
 }
@@ -73,17 +75,14 @@ pub fn bomb(offset: Offset, zeros: u32) -> Result<Bytes> {
     builder.push(1, None, None, [])?;
     let identity = BatchIdentity { base_offset: offset, ..BatchIdentity::default() };
     let mut batch = builder.build(identity)?.to_vec();
-    batch.truncate(HEADER);
+    batch.truncate(HEADER_LEN);
     batch.append(&mut frame);
     let length = (batch.len() - 12) as i32;
     put_at(&mut batch, 8, &length.to_be_bytes());
-    let sum = crc(batch.get(21..).unwrap_or_default(), CRC_32C);
+    let sum = crc32c::crc32c(batch.get(21..).unwrap_or_default());
     put_at(&mut batch, 17, &sum.to_be_bytes());
     Ok(batch.into())
 }
-
-/// Bytes before the records of a batch.
-const HEADER: usize = 61;
 
 fn put_at(bytes: &mut [u8], at: usize, part: &[u8]) {
     if let Some(place) = bytes.get_mut(at..at + part.len()) {
@@ -98,15 +97,4 @@ fn put_varint(out: &mut Vec<u8>, value: i64) {
         left >>= 7;
     }
     out.push(left as u8);
-}
-
-/// Of formats 0 and 1.
-const CRC_32: u32 = 0xedb8_8320;
-/// Of format 2.
-const CRC_32C: u32 = 0x82f6_3b78;
-
-/// The checksum of a polynomial, bit by bit.
-fn crc(bytes: &[u8], polynomial: u32) -> u32 {
-    let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ polynomial } else { crc >> 1 };
-    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
 }

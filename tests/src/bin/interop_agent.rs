@@ -199,9 +199,7 @@ async fn read(
                 return Err(error.to_string().into());
             }
             for record in fetched.owned_records()? {
-                let headers = record
-                    .headers()
-                    .map(|header| (header.name.to_str().unwrap_or("not UTF-8"), header.value));
+                let headers = record.headers().map(|header| (header.name.as_bytes(), header.value));
                 let times = (record.offset.0, record.timestamp);
                 let (key, value) = (record.key.as_deref(), record.value.as_deref());
                 writeln!(out, "{}", line(fetched.tp.partition.0, times, key, value, headers))?;

@@ -156,10 +156,7 @@ fn records(partition: i32, batches: &[RecordBatch]) -> Result<Vec<String>, Strin
     for batch in batches.iter().filter(|batch| !batch.is_control()) {
         for record in batch.records().map_err(|error| error.to_string())?.iter() {
             let record = record.map_err(|error| error.to_string())?;
-            let headers = record
-                .headers
-                .iter()
-                .map(|header| (header.name.to_str().unwrap_or("not UTF-8"), header.value));
+            let headers = record.headers.iter().map(|header| (header.name.as_bytes(), header.value));
             lines.push(line(
                 partition,
                 (record.offset.0, record.timestamp),

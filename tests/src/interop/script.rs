@@ -196,7 +196,7 @@ impl Log {
 impl Logged {
     fn line(&self, partition: i32) -> String {
         let entry = &self.entry;
-        let headers = entry.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
+        let headers = entry.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_deref()));
         let times = (self.offset, entry.timestamp);
         line(partition, times, entry.key.as_deref(), entry.value.as_deref(), headers)
     }
@@ -209,7 +209,7 @@ fn record_step(line: &mut String, entry: &Entry) {
         None => line.push_str("null"),
     }
     let _ = write!(line, ",\"timestamp\":{},", entry.timestamp);
-    let headers = entry.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
+    let headers = entry.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_deref()));
     contents(line, entry.key.as_deref(), entry.value.as_deref(), headers);
 }
 
@@ -219,7 +219,7 @@ pub fn line<'a>(
     (offset, timestamp): (i64, i64),
     key: Option<&[u8]>,
     value: Option<&[u8]>,
-    headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
+    headers: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
 ) -> String {
     let mut line = format!("{{\"partition\":{partition},\"offset\":{offset},\"timestamp\":{timestamp},");
     contents(&mut line, key, value, headers);
@@ -230,7 +230,7 @@ fn contents<'a>(
     line: &mut String,
     key: Option<&[u8]>,
     value: Option<&[u8]>,
-    headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
+    headers: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
 ) {
     line.push_str("\"key\":");
     quoted(line, key);
@@ -239,7 +239,7 @@ fn contents<'a>(
     line.push_str(",\"headers\":[");
     for (place, (name, value)) in headers.enumerate() {
         line.push_str(if place == 0 { "[" } else { ",[" });
-        quoted(line, Some(name.as_bytes()));
+        quoted(line, Some(name));
         line.push(',');
         quoted(line, value);
         line.push(']');

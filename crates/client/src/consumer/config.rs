@@ -64,7 +64,7 @@ pub struct ConsumerConfig {
     /// `max_batch_bytes`. So can 64 KiB a broker while partitions that are held back fill it and the application waits for others.
     /// Ours: `fetch.buffer.bytes`.
     pub buffer_bytes: usize,
-    /// The most bytes that one compressed batch may decompress to, from 1 to 4 GiB. Default 128 MiB. A batch that holds more is an error
+    /// The most bytes that one compressed batch may decompress to, at least 1. Default 128 MiB. A batch that holds more is an error
     /// when its records are looked at, and takes no more memory than this: a few bytes can be made to hold gigabytes. Batches that are
     /// not compressed have no limit but [`ClientConfig::max_frame`](crate::ClientConfig::max_frame). Ours: `fetch.max.batch.bytes`.
     pub max_batch_bytes: u32,

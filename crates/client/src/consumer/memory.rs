@@ -3,7 +3,8 @@
 //! A frame is a buffer and its charge: whoever drops the last reference to any part of it gives both back. A request reserves what its
 //! answer may take before it goes out, so the answers of all brokers together stay within the limit; only a single batch that is larger
 //! than a request's limit may exceed it. What a batch decompresses to is known when it is done, so it is charged then, and none is begun
-//! while there is no room: each thread may exceed the limit by the batch at hand, which has a limit of its own. Buffers that wait to be used again take what is left.
+//! while there is no room: each thread may exceed the limit by the batch at hand, which has a limit of its own. Buffers that wait to be used
+//! again take what is left.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -321,13 +321,13 @@ impl StorageLock for HeldDirectory {
         let surplus = surplus.to_vec();
         Box::pin(async move {
             let lock = Arc::clone(&self.lock).lock_owned().await;
-            let write = blocking(&self.dir, move |dir| {
+            blocking(&self.dir, move |dir| {
                 let _held = lock;
                 store::write_file(dir, id, &bytes)?;
                 store::remove_files(dir, &surplus);
                 Ok(())
-            });
-            write.await
+            })
+            .await
         })
     }
 

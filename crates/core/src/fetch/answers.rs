@@ -210,11 +210,11 @@ impl Cursors {
             queue.not_before = Some(now + throttle);
             self.troubled = true;
         }
-        queue.denied = match queue.denied {
-            _ if throttle.is_zero() || !alone => None,
-            None => Some(Denied { since: now, reported: None }),
-            denied => denied,
-        };
+        if throttle.is_zero() || !alone {
+            queue.denied = None;
+        } else {
+            queue.denied.get_or_insert(Denied { since: now, reported: None });
+        }
         // Who brought data goes last.
         if std::mem::take(&mut queue.brought) {
             let mut order = std::mem::take(&mut queue.order);

@@ -360,13 +360,14 @@ impl Cursors {
                 None => Status::WaitingForLeader,
                 Some(broker) if cursor.needs_validation() => Status::Validating { broker },
                 Some(_) if cursor.buffered > 0 => Status::Buffered { bytes: cursor.buffered },
-                Some(broker) if self.queues.get(&broker).is_some_and(|queue| queue.starved) => {
-                    Status::WaitingForRoom { broker }
+                Some(broker) => {
+                    let queue = self.queues.get(&broker);
+                    match queue.and_then(|queue| queue.rests_until(now)) {
+                        _ if queue.is_some_and(|queue| queue.starved) => Status::WaitingForRoom { broker },
+                        Some(until) => Status::Throttled { broker, until },
+                        None => Status::Queued { broker },
+                    }
                 }
-                Some(broker) => match self.rests_until(now, broker) {
-                    Some(until) => Status::Throttled { broker, until },
-                    None => Status::Queued { broker },
-                },
             },
         }
     }
@@ -551,6 +552,11 @@ impl Queue {
             brought: false,
             starved: false,
         }
+    }
+
+    /// Until when its broker wants to be left alone, if it does.
+    pub(super) fn rests_until(&self, now: Instant) -> Option<Instant> {
+        self.not_before.filter(|at| now < *at)
     }
 }
 

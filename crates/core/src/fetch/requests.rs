@@ -77,7 +77,7 @@ impl Cursors {
     #[must_use]
     pub fn wants(&self, now: Instant, broker: BrokerId) -> Option<Wants> {
         let queue = self.queues.get(&broker)?;
-        if queue.in_flight || self.rests_until(now, broker).is_some() {
+        if queue.in_flight || queue.rests_until(now).is_some() {
             return None;
         }
         let mut any = false;
@@ -90,11 +90,6 @@ impl Cursors {
             }
         }
         any.then_some(Wants { by_id })
-    }
-
-    /// Until when this broker wants to be left alone, if it does.
-    pub(super) fn rests_until(&self, now: Instant, broker: BrokerId) -> Option<Instant> {
-        self.queues.get(&broker)?.not_before.filter(|at| now < *at)
     }
 
     /// The next request to this broker waits for room in the buffer, or does not any more.

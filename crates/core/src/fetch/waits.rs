@@ -107,7 +107,7 @@ impl Cursors {
         let mut brokers = Vec::new();
         for (&broker, queue) in &mut self.queues {
             // Between two rests no partition would show it.
-            let rests = queue.not_before.is_some_and(|at| now < at);
+            let rests = queue.rests_until(now).is_some();
             let Some(denied) = queue.denied.as_mut().filter(|_| rests) else { continue };
             if now.saturating_duration_since(denied.reported.unwrap_or(denied.since)) > limit {
                 denied.reported = Some(now);
