@@ -191,6 +191,12 @@ fn list_offsets_0() {
         "00000001 0001 74 00000001 00000001 0000 00000001 0000000000000007",
     );
     response::<ListOffsets>(0, &answer(3, -1), "00000001 0001 74 00000001 00000001 0003 00000000");
+    // -1 is all that says none; whatever else a broker sends is kept.
+    response::<ListOffsets>(
+        0,
+        &answer(0, -2),
+        "00000001 0001 74 00000001 00000001 0000 00000001 fffffffffffffffe",
+    );
     // Of several the first counts, which is the latest; the next partition's is not mixed up with it.
     let two = hex("00000001 0001 74 00000002
          00000001 0000 00000002 0000000000000009 0000000000000000

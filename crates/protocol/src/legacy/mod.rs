@@ -15,7 +15,7 @@
 //!
 //! | old field | of | reads as | is written as |
 //! |---|---|---|---|
-//! | `old_style_offsets` | ListOffsets v0 response | `offset` is the first, or -1 | none if `offset` is negative, else that one |
+//! | `old_style_offsets` | ListOffsets v0 response | `offset` is the first, or -1 | none if `offset` is -1, else that one |
 //! | `max_num_offsets` | ListOffsets v0 request | nothing | 1 |
 //! | `commit_timestamp` | OffsetCommit v1 request | nothing | -1: the broker takes its own time |
 //! | `is_default` | DescribeConfigs v0 response | `config_source` as Java's client guesses it | whether that is 5 |

@@ -210,7 +210,8 @@ impl<'a> Rewriter<'a, '_> {
                 // What stands next is the timestamp, then the offset.
                 let mut next = self.cursor;
                 let [_, offset]: [[u8; 8]; 2] = [next.take()?, next.take()?];
-                let known = i64::from_be_bytes(offset) >= 0;
+                // Any other offset, if negative too, is written as it was read.
+                let known = i64::from_be_bytes(offset) != -1;
                 self.out.put_i32(known.into());
                 if known {
                     self.out.put_slice(&offset);
