@@ -59,16 +59,7 @@ pub(crate) fn make() -> Result<usize> {
         }
     }
     seeds.members();
-    let all = root().join("fuzz/target/seeds");
-    if all.exists() {
-        fs::remove_dir_all(&all).with_context(|| all.display().to_string())?;
-    }
-    for (target, bytes) in &seeds.0 {
-        let folder = folder(target);
-        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        let count = fs::read_dir(&folder)?.count();
-        fs::write(folder.join(format!("{count:05}")), bytes)?;
-    }
+    seeds.write(&root().join("fuzz/target/seeds"))?;
     Ok(seeds.0.len())
 }
 
@@ -108,6 +99,31 @@ impl Seeds {
         if !bytes.is_empty() && bytes.len() <= MAX_SEED {
             self.0.insert((target, bytes));
         }
+    }
+
+    /// Brings a folder to hold these inputs, each target's in a folder of its own, and no others. What is there already is left
+    /// alone, since fuzzers of another run may be about to read it.
+    fn write(&self, all: &Path) -> Result<()> {
+        let mut paths = BTreeSet::new();
+        let mut next = (&"", 0_usize);
+        for (target, bytes) in &self.0 {
+            next = (target, if *target == *next.0 { next.1 + 1 } else { 0 });
+            let folder = all.join(target);
+            let path = folder.join(format!("{:05}", next.1));
+            if fs::read(&path).ok().as_ref() != Some(bytes) {
+                fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+                fs::write(&path, bytes).with_context(|| path.display().to_string())?;
+            }
+            paths.insert(path);
+        }
+        for folder in files(all)? {
+            for path in files(&folder)? {
+                if !paths.contains(&path) {
+                    fs::remove_file(&path).with_context(|| path.display().to_string())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Frames that follow each other on a connection; the first byte is in how large pieces they come.
@@ -246,6 +262,30 @@ fn field(out: &mut Vec<u8>, bytes: Option<&[u8]>, most: usize) {
             let cut = bytes.get(..most).unwrap_or(bytes);
             out.push(u8::try_from(cut.len()).unwrap_or(254));
             out.extend_from_slice(cut);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_comes_to_hold_just_the_seeds() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = folder.path();
+        let mut seeds = Seeds::default();
+        for (target, byte) in [("batch", 1), ("batch", 2), ("batch", 3), ("dump", 1)] {
+            seeds.add(target, &[&[byte]]);
+        }
+        seeds.write(all).unwrap();
+        let held = |path: &str| fs::read(all.join(path)).unwrap();
+        assert_eq!([held("batch/00000"), held("batch/00002"), held("dump/00000")], [[1], [3], [1]]);
+        seeds.0.remove(&("batch", vec![1]));
+        for _ in 0..2 {
+            seeds.write(all).unwrap();
+            assert_eq!([held("batch/00000"), held("batch/00001")], [[2], [3]]);
+            assert_eq!(files(&all.join("batch")).unwrap().len(), 2);
         }
     }
 }
