@@ -26,8 +26,8 @@ impl Sampler {
         let known = message.version(version)?;
         let mut out = Vec::new();
         let flexible_header = message.is_flexible(known) && api_key != API_VERSIONS;
-        self.structure(&tables::RESPONSE_HEADER, known, flexible_header, &mut out);
-        self.structure(message.root, known, message.is_flexible(known), &mut out);
+        self.structure(&tables::RESPONSE_HEADER, known, flexible_header, false, &mut out);
+        self.structure(message.root, known, message.is_flexible(known), false, &mut out);
         Some(out)
     }
 
@@ -36,13 +36,13 @@ impl Sampler {
         let message = request_message(api_key)?;
         let known = message.version(version)?;
         let mut out = Vec::new();
-        self.structure(&tables::REQUEST_HEADER, known, message.is_flexible(known), &mut out);
+        self.structure(&tables::REQUEST_HEADER, known, message.is_flexible(known), false, &mut out);
         if let Some(head) = out.first_chunk_mut() {
             let [a, b] = api_key.to_be_bytes();
             let [c, d] = version.to_be_bytes();
             *head = [a, b, c, d];
         }
-        self.structure(message.root, known, message.is_flexible(known), &mut out);
+        self.structure(message.root, known, message.is_flexible(known), false, &mut out);
         Some(out)
     }
 
@@ -50,7 +50,7 @@ impl Sampler {
     pub fn body(&mut self, message: &Message, version: i16) -> Option<Vec<u8>> {
         let known = message.version(version)?;
         let mut out = Vec::new();
-        self.structure(message.root, known, message.is_flexible(known), &mut out);
+        self.structure(message.root, known, message.is_flexible(known), false, &mut out);
         Some(out)
     }
 
@@ -63,9 +63,9 @@ impl Sampler {
         (mixed ^ (mixed >> 31)).checked_rem(bound).unwrap_or(0)
     }
 
-    fn structure(&mut self, shape: &Shape, version: u8, compact: bool, out: &mut Vec<u8>) {
+    fn structure(&mut self, shape: &Shape, version: u8, compact: bool, filled: bool, out: &mut Vec<u8>) {
         for field in shape.fields.iter().filter(|field| field.exists(version) && field.tag.is_none()) {
-            self.field(field, version, compact, false, out);
+            self.field(field, version, compact, filled, out);
         }
         if compact {
             self.tags(shape, version, out);
@@ -100,7 +100,7 @@ impl Sampler {
         }
     }
 
-    /// `filled`: not null and not empty, because writers leave a tagged field out that has its default value.
+    /// `filled`: not null, not empty and no default, because writers leave a tagged field out that has its default value.
     fn field(&mut self, field: &Field, version: u8, compact: bool, filled: bool, out: &mut Vec<u8>) {
         let null = field.is_nullable(version) && !filled && self.below(4) == 0;
         let compact_length = compact && !field.is_rigid();
@@ -111,7 +111,7 @@ impl Sampler {
                     out.push(if null { 0xff } else { 1 });
                 }
                 if !null {
-                    self.structure(shape, version, compact, out);
+                    self.structure(shape, version, compact, filled, out);
                 }
             }
             (_, true) if null => put_length(out, None, compact_length, false),
@@ -120,7 +120,7 @@ impl Sampler {
                 put_length(out, Some(count as usize), compact_length, false);
                 for _ in 0..count {
                     match item {
-                        Item::Struct(shape) => self.structure(shape, version, compact, out),
+                        Item::Struct(shape) => self.structure(shape, version, compact, false, out),
                         item => self.single(item, compact_length, 0, out),
                     }
                 }
@@ -134,9 +134,17 @@ impl Sampler {
         match item {
             Item::Fixed(Fixed::Bool) => out.push(if floor > 0 { 1 } else { self.below(2) as u8 }),
             Item::Fixed(fixed) => {
-                // The first byte is never that of a default: 0, -1 or the extremes.
-                out.push(1 + self.below(120) as u8);
-                out.extend((1..fixed.width()).map(|_| self.below(256) as u8));
+                // Now and then a default or what lies beside it, else any value. Where a default would be left out, the first
+                // byte is that of none: 0, -1 or the extremes.
+                let (first, rest) = match if floor > 0 { 0 } else { self.below(8) } {
+                    0..=3 => (1 + self.below(120) as u8, None),
+                    4 => (self.below(256) as u8, None),
+                    5 => (0, Some(0)),
+                    6 => (0xff, Some(0xff)),
+                    _ => (0xff, None),
+                };
+                out.push(first);
+                out.extend((1..fixed.width()).map(|_| rest.unwrap_or_else(|| self.below(256) as u8)));
             }
             Item::Text => {
                 // Now and then so long that a compact length takes two bytes.
